@@ -1,0 +1,1 @@
+"""The loading side: sources, schemas, zone model, compiler, publisher."""

@@ -1,0 +1,1 @@
+"""The answering side: supervisor, workers, stream worker, exporter."""

@@ -1,0 +1,1 @@
+"""What Standoff's processes agree on: bytes, lock, slots, counters."""
