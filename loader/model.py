@@ -1,0 +1,64 @@
+"""What the parts of the loader hand each other: sources give Listing and Changes, schemas give Record or Reject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A key has this value as of mod_revision; lease is 0 or the id of the lease that will delete the key."""
+
+    key: str
+    value: bytes
+    mod_revision: int
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """A key is gone as of mod_revision: deleted by a client or expired with its lease, which etcd does not tell apart."""
+
+    key: str
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The whole content at one revision: the first list, or a re-list. What it does not name does not exist."""
+
+    entries: list[Put]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened after the last Listing or Changes, in the order of the store.
+
+    revision is that of the last event contained. A key may occur several times: the last one counts.
+    """
+
+    events: list[Put | Delete]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One RR that a key gives.
+
+    zone   apex of its zone if the source says it (records schema); None: the longest known zone that encloses owner
+    owner  wire form, lower case, root label included, as is zone
+    type   RR type number, 1..65535
+    ttl    seconds, 0..2**31 - 1 (RFC 2181 section 8)
+    rdata  wire form, uncompressed; names inside it keep their case
+    """
+
+    zone: bytes | None
+    owner: bytes
+    type: int
+    ttl: int
+    rdata: bytes
+
+
+class Reject(ValueError):
+    """Why the value of one key gives no records. The message is one line, for people."""
