@@ -17,7 +17,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """A key is gone as of mod_revision: deleted by a client or expired with its lease, which etcd does not tell apart."""
+    """A key is gone as of mod_revision: deleted by a client or expired with its lease (etcd does not tell which)."""
 
     key: str
     mod_revision: int
