@@ -1,0 +1,39 @@
+"""Named errors of the shared-memory layer. `str(error)` is one line for an operator and says what to do."""
+
+from __future__ import annotations
+
+
+class StandoffError(Exception):
+    """Base of every error that Standoff raises on purpose."""
+
+
+class SegmentError(StandoffError):
+    """A shared-memory segment cannot be created or used."""
+
+
+class LayoutMismatch(SegmentError):
+    """A segment was made by a build with another format."""
+
+
+class NotRunning(StandoffError):
+    """No such instance: nothing has created its control segment."""
+
+
+class NoFreeSlot(StandoffError):
+    """Every reader slot of the instance is taken."""
+
+
+class TableDamaged(StandoffError):
+    """A table or node breaks a condition of shm/layout.py."""
+
+
+class TableFull(StandoffError):
+    """A put does not fit; the table must be rebuilt into a larger segment."""
+
+
+class LockError(StandoffError):
+    """Misuse of the lock, or a lock that could not be had."""
+
+
+class LockTimeout(LockError):
+    """The write lock was not free within the time given."""

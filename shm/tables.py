@@ -1,0 +1,374 @@
+"""Left and right: the loader edits the inactive table, swaps, waits for the readers, and edits the other the same way.
+
+A reader never sees half a change, and a loader killed at any instruction leaves the active table whole.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from shm import layout
+from shm._table import Table
+from shm.board import Board, ClaimedSlot, WordView
+from shm.errors import NotRunning, SegmentError, TableDamaged, TableFull
+from shm.rwlock import WriteLock
+from shm.segment import TABLE_MODE, Segment, unlink
+
+#: A rebuilt table gets room for this many times its present bytes and names.
+GROWTH = 1.5
+SMALLEST_TABLE = 1 << 20
+#: How long the writer waits for the workers to map an announced segment before it swaps all the same: a worker that is
+#: late maps it on its first query after the swap.
+MAP_PATIENCE_S = 0.5
+MAP_POLL_S = 0.001
+#: Blocks put between two signs of life on a long rebuild.
+PROGRESS_STEP = 20000
+
+Changes = Mapping[bytes, bytes | None]
+
+
+class Side:
+    """One of the two tables, as the loader holds it: writable."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.table = Table(segment.map, writable=True)
+
+    def apply(self, changes: Changes) -> None:
+        """Raises TableFull, half done; putting everything again into a larger table repairs it."""
+        for name, block in changes.items():
+            if block is None:
+                self.table.delete(name)
+            else:
+                self.table.put(block)
+
+    def discard(self) -> None:
+        self.table.close()
+        self.segment.close()
+        self.segment.unlink()
+
+
+class TableWriter:
+    """Writes both tables. For the process that holds the `writer` lock file only.
+
+    `replace` and `apply` are generators of seconds to sleep (see shm/rwlock.py); both return when every worker that
+    starts a batch sees the new version and no reader is left in the old one.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._header = board.own_page(0)
+        self._words = WordView(self._header, layout.LOADER_WORDS)
+        self._lock = WriteLock(board, self._header)
+        self._sides: list[Side | None] = [None, None]
+        self._owed: Changes = {}
+        self._meta: dict[str, Any] = {}
+
+    @property
+    def words(self) -> WordView:
+        """The loader's words on the board."""
+        return self._words
+
+    def note(self, text: str) -> None:
+        """Set the one-line note that `standoff status` shows; cut at its size."""
+        raw = text.encode()[: layout.LOADER_NOTE_SIZE - 8]
+        raw += bytes(-len(raw) % 8 + 8)
+        for i in range(0, len(raw), 8):
+            self._header.store(layout.LOADER_NOTE + i, int.from_bytes(raw[i : i + 8], "little"))
+
+    def replace(
+        self,
+        blocks: Iterable[bytes],
+        revision: int,
+        meta: dict[str, Any],
+        names_hint: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> Iterator[float]:
+        """Publish a table of exactly these node blocks, in fresh segments. Raises SegmentError if memory is short."""
+        yield from self._lock.grace()
+        self._meta = meta
+        self._owed = {}
+        side = self._inactive()
+        self._drop(side)
+        yield from self._build(side, blocks, max(names_hint, 64), progress)
+        yield from self._publish(side, revision)
+        self._mirror_live()
+
+    def apply(self, changes: Changes, revision: int, meta: dict[str, Any] | None = None) -> Iterator[float]:
+        """Publish the tables with these names put (a node block) or deleted (None). `replace` must have come before."""
+        yield from self._settle()
+        if meta is not None:
+            self._meta = meta
+        side = self._inactive()
+        yield from self._edit(side, changes)
+        yield from self._publish(side, revision)
+        self._owed = changes
+        yield from self._settle()
+
+    def close(self) -> None:
+        """Let go of everything; the tables stay for the workers."""
+        self._lock.close()
+        for side in self._sides:
+            if side is not None:
+                side.table.close()
+                side.segment.close()
+        self._header.close()
+
+    # ---- steps
+
+    def _inactive(self) -> int:
+        return 1 - (self._board.live & 1) if self._board.live else 0
+
+    def _settle(self) -> Iterator[float]:
+        """Bring the side that was active before the last swap up to date."""
+        if not self._owed:
+            return
+        yield from self._lock.grace()
+        side, owed = self._inactive(), self._owed
+        held = self._sides[side]
+        try:
+            if held is None:
+                raise TableFull("no table on this side yet")
+            held.apply(owed)
+            held.table.describe(self._meta)
+        except TableFull:
+            self._mirror_live()
+        self._owed = {}
+
+    def _edit(self, side: int, changes: Changes) -> Iterator[float]:
+        held = self._sides[side]
+        if held is None:
+            raise SegmentError("apply before replace: no table of this loader's is published")
+        try:
+            held.apply(changes)
+            held.table.describe(self._meta)
+        except TableFull:
+            self._words.add("grown")
+            # Not from the half-edited table: from the active one, which nobody writes.
+            live = self._sides[1 - side]
+            assert live is not None
+            kept = (block for block in live.table.blocks() if _name(block) not in changes)
+            added = [block for block in changes.values() if block is not None]
+            names, used = live.table.names, live.table.used
+            self._drop(side)
+            yield from self._build(side, _chain(kept, added), names + len(added), None, used + sum(map(len, added)))
+
+    def _build(
+        self,
+        side: int,
+        blocks: Iterable[bytes],
+        names: int,
+        progress: Callable[[int], None] | None,
+        used: int = 0,
+    ) -> Iterator[float]:
+        """Fill a fresh segment for `side`, doubling it as often as needed."""
+        size = max(SMALLEST_TABLE, int(GROWTH * max(used, 64 * names)))
+        target = self._fresh(size, names)
+        for done, block in enumerate(blocks, 1):
+            try:
+                target.table.put(block)
+            except TableFull:
+                larger = self._fresh(2 * target.segment.size, max(2 * names, int(GROWTH * target.table.names)))
+                larger.table.copy_from(target.table)
+                target.discard()
+                target = larger
+                target.table.put(block)
+            if done % PROGRESS_STEP == 0:
+                if progress is not None:
+                    progress(done)
+                self._words.set("loader_heartbeat_ns", time.monotonic_ns())
+                yield 0.0
+        self._sides[side] = target
+
+    def _fresh(self, size: int, names: int) -> Side:
+        """An empty table in a new segment under the next serial."""
+        serial = self._next_serial()
+        size = (size + int(8 * layout.INDEX_FACTOR * names) + layout.META_SIZE + layout.PAGE) & -layout.PAGE
+        segment = Segment.create(self._board.names.table(serial), size, TABLE_MODE)
+        Table.format(segment.map, serial, secrets.randbits(64), int(GROWTH * names), self._meta)
+        return Side(segment)
+
+    def _next_serial(self) -> int:
+        """Above every serial that this instance has in use; a dead loader's leftover under it is removed."""
+        held = [side.table.serial for side in self._sides if side is not None]
+        serial = 1 + max(self._board.side_serial(0), self._board.side_serial(1), self._serial, *held, 0)
+        self._serial = serial
+        unlink(self._board.names.table(serial))
+        return serial
+
+    _serial = 0
+
+    def _publish(self, side: int, revision: int) -> Iterator[float]:
+        """Announce, wait for the mapping, swap, wait for the readers."""
+        held = self._sides[side]
+        assert held is not None
+        generation = (self._board.live >> 1) + 1
+        held.table.stamp(generation, revision)
+        if self._board.side_serial(side) != held.table.serial:
+            yield from self._announce(side, held.table.serial)
+        yield from self._lock.swap(generation << 1 | side)
+        words = self._words
+        words.set("revision", revision)
+        words.set("published_ns", time.time_ns())
+        words.set("names", held.table.names)
+        words.set("table_bytes", held.segment.size)
+        words.set("loader_heartbeat_ns", time.monotonic_ns())
+        words.add("publishes")
+        yield from self._lock.grace()
+
+    def _announce(self, side: int, serial: int) -> Iterator[float]:
+        """Store the side's serial and wait a little until every live worker has mapped it."""
+        self._header.store(layout.SIDE_SERIAL + 8 * side, serial)
+        word = f"mapped_serial_{side}"
+        deadline = time.monotonic() + MAP_PATIENCE_S
+        waiting = self._board.live_slots()
+        while waiting and time.monotonic() < deadline:
+            waiting = [n for n in waiting if self._board.slot(n).get(word) != serial and self._board.is_alive(n)]
+            if waiting:
+                yield MAP_POLL_S
+
+    def _mirror_live(self) -> None:
+        """Make the inactive side a byte copy of the active one, in a fresh segment."""
+        side = self._inactive()
+        live = self._sides[1 - side]
+        assert live is not None
+        self._drop(side)
+        serial = self._next_serial()
+        segment = Segment.create(self._board.names.table(serial), live.segment.size, TABLE_MODE)
+        segment.map[:] = live.segment.map[:]
+        copy = Side(segment)
+        copy.table.stamp(live.table.generation, live.table.revision, serial)
+        self._sides[side] = copy
+        self._header.store(layout.SIDE_SERIAL + 8 * side, serial)
+
+    def _drop(self, side: int) -> None:
+        """Unlink the inactive side's segment; workers that map it keep their mapping until they see a new serial."""
+        held = self._sides[side]
+        if held is not None:
+            held.discard()
+            self._sides[side] = None
+        elif self._board.side_serial(side):
+            unlink(self._board.names.table(self._board.side_serial(side)))
+
+
+def remove_leftovers(board: Board) -> int:
+    """Unlink table segments that no side uses: a loader killed while it built one leaves it. How many."""
+    used = {board.names.table(board.side_serial(side)).lstrip("/") for side in (0, 1)}
+    count = 0
+    for path in board.names.existing():
+        if ".table." in path.name and path.name not in used:
+            unlink(f"/{path.name}")
+            count += 1
+    return count
+
+
+def _name(block: bytes) -> bytes:
+    return block[layout.NODE_HEADER.size : layout.NODE_HEADER.size + block[4]]
+
+
+def _chain(*parts: Iterable[bytes]) -> Iterator[bytes]:
+    for part in parts:
+        yield from part
+
+
+class TableReader:
+    """A worker's read-only mappings of both tables. `active` may be used inside the read lock only."""
+
+    def __init__(self, board: Board, slot: ClaimedSlot | None = None) -> None:
+        self._board = board
+        self._load = board.words.load
+        self._slot = slot
+        self._serials = [0, 0]
+        self._tables: list[Table | None] = [None, None]
+        self._segments: list[Segment | None] = [None, None]
+
+    def refresh(self) -> None:
+        """Map what was announced, and prefault it; outside the lock, for it takes milliseconds at a million names."""
+        for side in (0, 1):
+            serial = self._load(layout.SIDE_SERIAL + 8 * side)
+            if serial != self._serials[side]:
+                self._map(side, serial)
+
+    def active(self, live: int) -> Table | None:
+        """The table that the live word names; None if nothing is published, or it is not mapped yet (then `refresh`)."""
+        if not live:
+            return None
+        side = live & 1
+        if self._load(layout.SIDE_SERIAL + 8 * side) != self._serials[side]:
+            return None
+        return self._tables[side]
+
+    def _map(self, side: int, serial: int) -> None:
+        self._unmap(side)
+        if serial:
+            try:
+                segment = Segment.attach(self._board.names.table(serial), prefault=True)
+                self._tables[side] = Table(segment.map)
+            except (NotRunning, TableDamaged):
+                # Replaced again between the two looks (the next refresh finds the new one), or damaged (SERVFAIL).
+                return
+            self._segments[side] = segment
+        self._serials[side] = serial
+        if self._slot is not None:
+            self._slot.set(f"mapped_serial_{side}", serial)
+
+    def _unmap(self, side: int) -> None:
+        table, segment = self._tables[side], self._segments[side]
+        self._tables[side] = self._segments[side] = None
+        self._serials[side] = 0
+        if table is not None:
+            table.close()
+        if segment is not None:
+            segment.close()
+
+    def close(self) -> None:
+        for side in (0, 1):
+            self._unmap(side)
+
+
+class TableObserver:
+    """Reads the active table without a slot, for tools: look, then check that no swap came between.
+
+    While `live` keeps its value its table is not edited (the writer edits the other), so a look between two equal
+    loads saw a whole table.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._reader = TableReader(board)
+
+    def look(self, function: Callable[[Table], Any], attempts: int = 1000) -> Any:
+        """`function(table)` on one whole version. Raises NotRunning if nothing is published, TableDamaged."""
+        for attempt in range(attempts):
+            live = self._board.live
+            if not live:
+                raise NotRunning("nothing is published yet: is a loader running?")
+            self._reader.refresh()
+            table = self._reader.active(live)
+            damage: TableDamaged | None = None
+            result = None
+            if table is not None:
+                try:
+                    result = function(table)
+                except TableDamaged as error:
+                    damage = error
+            self._board.words.fence()
+            if table is not None and self._board.live == live:
+                if damage is not None:
+                    raise damage
+                return result
+            if attempt > 10:
+                os.sched_yield()
+        raise NotRunning("the table changes faster than it can be read; try again")
+
+    def find(self, name: bytes) -> bytes | None:
+        """The packed node block of a name (lower-case wire form), or None."""
+        result: bytes | None = self.look(lambda table: table.find(name))
+        return result
+
+    def close(self) -> None:
+        self._reader.close()
