@@ -9,9 +9,9 @@
  * which publishes LW changes: it edits the inactive side, swaps, waits, edits the other side. Everything may be cut at
  * every step:
  *   - the loader is killed, with gates in its hands or in the middle of an edit; a new one follows, or none does;
- *   - worker 0 is killed, inside or outside; a joiner takes its slot over, or the slot stays empty;
- *   - or worker 0 leaks: it stays inside, alive, until the supervisor condemns it, which in this model happens as late as
- *     can be: not before worker 1 has made all its passes. So worker 1 must get by without that help.
+ *   - worker 1 is killed, inside or outside; a joiner takes its slot over, or the slot stays empty;
+ *   - or worker 1 leaks: it stays inside, alive, until the supervisor condemns it (R6), which in this model happens as late
+ *     as can be: not before worker 0 has made all its passes. So worker 0 must get by without that help.
  *
  * WHAT IS CHECKED.
  *   P1 (assertion) no edit begins on a side that somebody reads, and nobody reads a side that is torn: being edited, or
@@ -62,7 +62,7 @@ bit  mine[N];               /* the loader holds the semaphore that is the slot's
 byte on[N] = NOWHERE;       /* side that the slot's worker reads */
 bit  torn[2];               /* side in the middle of an edit */
 bit  orphaned[N];           /* the gate was taken by a loader that died */
-bit  rested;                /* worker 1 has made its passes */
+bit  rested;                /* worker 0 has made its passes */
 bit  loader_over;           /* no loader will come any more */
 
 /* Drawn at the start: what may happen in this run. A process that need not die must not be able to, or else its death
@@ -70,7 +70,7 @@ bit  loader_over;           /* no loader will come any more */
 bit  loader_mortal, worker_mortal, leaky;
 
 /* Every step of a process that may be killed is an `if` with one of these beside it. */
-#define OR_KILLED    :: d_step { worker_mortal && i == 0 -> worker_mortal = 0; on[i] = NOWHERE; unlocked[i] = 1 }; goto killed
+#define OR_KILLED    :: d_step { worker_mortal && i == 1 -> worker_mortal = 0; on[i] = NOWHERE; unlocked[i] = 1 }; goto killed
 #define OR_LOADER_KILLED \
   :: d_step { \
        loader_mortal -> loader_mortal = 0; \
@@ -96,7 +96,7 @@ inline pass()
 #endif
   if :: d_step { on[i] = side; assert(!torn[side]) } OR_KILLED fi;
   if
-  :: leaky && i == 0 ->                                 /* stays inside; R6 gets to it late */
+  :: leaky && i == 1 ->                                 /* stays inside; R6 gets to it late */
      d_step { rested -> leaky = 0; on[i] = NOWHERE; unlocked[i] = 1 };
      goto killed
   :: else
@@ -119,12 +119,19 @@ proctype Worker(byte i)
   byte passes; bit held; bit side;
 rounds:
   do
-  /* The second half is the idle worker's pass every 100 ms; only an orphaned gate makes it worth modelling. */
-  :: passes < LR || (passes == LR && orphaned[i]) -> passes++; pass()
-  :: passes >= LR && i == 1 && !rested -> rested = 1
-  :: passes >= LR && loader_over -> goto over           /* idles until the model ends */
-  :: d_step { passes >= LR -> unlocked[i] = 1 }; goto over
+  :: passes < LR -> passes++; pass()
+  :: passes == LR -> break
   od;
+  if :: i == 0 -> rested = 1 :: else fi;
+  if
+  :: unlocked[i] = 1                                    /* retires */
+  :: do                                                 /* or idles, */
+     /* passing through every 100 ms: only an orphaned gate makes that worth modelling, and one pass has to mend it. */
+     :: passes == LR && orphaned[i] -> passes++; pass()
+     :: loader_over -> break
+     od
+  fi;
+  goto over;
 killed:
   passes = 0; held = 0; side = 0;
   if
@@ -137,7 +144,7 @@ killed:
   d_step { gate[i] = 1; mine[i] = 0; orphaned[i] = 0 };
   goto rounds;
 over:
-  if :: i == 1 -> rested = 1 :: else fi
+  skip
 }
 
 /* R5: everybody who was inside has left. */
