@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: Record.ttl of a source that gave none: the zone model puts its own default there.
+DEFAULT_TTL = -1
+
+#: RFC 2181 section 8: a TTL is 31 bits wide.
+MAX_TTL = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Put:
@@ -49,7 +55,7 @@ class Record:
     zone   apex of its zone if the source says it (records schema); None: the longest known zone that encloses owner
     owner  wire form, lower case, root label included, as is zone
     type   RR type number, 1..65535
-    ttl    seconds, 0..2**31 - 1 (RFC 2181 section 8)
+    ttl    seconds, 0..MAX_TTL, or DEFAULT_TTL
     rdata  wire form, uncompressed; names inside it keep their case
     """
 
