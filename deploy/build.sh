@@ -18,7 +18,7 @@ PYTHON
 }
 
 pip_install() {
-    "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "$@"
+    "$venv/bin/python" -m pip --disable-pip-version-check install -qq "$@"
 }
 
 make_venv() {
