@@ -137,7 +137,10 @@ write_wrapper() {
     {
         echo '#!/bin/sh'
         [ -z "$libraries" ] || echo "export LD_LIBRARY_PATH='$libraries'\${LD_LIBRARY_PATH:-}"
-        [ "$tool" != debootstrap ] || echo "export DEBOOTSTRAP_DIR='$root/usr/share/debootstrap'"
+        case $tool in
+            debootstrap) echo "export DEBOOTSTRAP_DIR='$root/usr/share/debootstrap'" ;;
+            systemd-analyze) echo "export SYSTEMD_UNIT_PATH='$root/usr/lib/systemd/system:$root/lib/systemd/system:'" ;;
+        esac
         echo "exec '$root/$dir/$tool' \"\$@\""
     } >"$tools/bin/$tool"
     chmod 755 "$tools/bin/$tool"
