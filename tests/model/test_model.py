@@ -23,7 +23,7 @@ pytestmark = [
 ASSERTION = "assertion violated"
 NO_WAY_ON = "invalid end state"
 
-#: Rule left out or mistake made -> what the checker must say of it. None of these may pass unnoticed: a model that finds
+#: Rule left out or mistake made -> what the checker must say of it. None may pass unnoticed: a model that finds
 #: nothing wrong with a broken lock proves nothing about a whole one.
 MUTANTS = {
     "NOGRACE": ASSERTION,
