@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -37,9 +38,13 @@ class Side:
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self.table = Table(segment.map, writable=True)
+        self._meta: dict[str, Any] | None = None
 
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: Changes, meta: dict[str, Any]) -> None:
         """Raises TableFull, half done; putting everything again into a larger table repairs it."""
+        if self._meta is not meta:
+            self.table.describe(meta)
+            self._meta = meta
         for name, block in changes.items():
             if block is None:
                 self.table.delete(name)
@@ -78,7 +83,7 @@ class TableWriter:
         raw = text.encode()[: layout.LOADER_NOTE_SIZE - 8]
         raw += bytes(-len(raw) % 8 + 8)
         for i in range(0, len(raw), 8):
-            self._header.store(layout.LOADER_NOTE + i, int.from_bytes(raw[i : i + 8], "little"))
+            self._header.store(layout.LOADER_NOTE + i, int.from_bytes(raw[i : i + 8], sys.byteorder))
 
     def replace(
         self,
@@ -133,8 +138,7 @@ class TableWriter:
         try:
             if held is None:
                 raise TableFull("no table on this side yet")
-            held.apply(owed)
-            held.table.describe(self._meta)
+            held.apply(owed, self._meta)
         except TableFull:
             self._mirror_live()
         self._owed = {}
@@ -144,8 +148,7 @@ class TableWriter:
         if held is None:
             raise SegmentError("apply before replace: no table of this loader's is published")
         try:
-            held.apply(changes)
-            held.table.describe(self._meta)
+            held.apply(changes, self._meta)
         except TableFull:
             self._words.add("grown")
             # Not from the half-edited table: from the active one, which nobody writes.
