@@ -1,7 +1,7 @@
 """DNS names as bytes: wire form, uncompressed, root label included, and in lower case unless said otherwise.
 
-Text is presentation format (RFC 1035 section 5.1): labels joined with dots, `\\X` for a literal character, `\\DDD` for an
-octet in decimal. A name without a dot at its end is relative to an origin. `@` is the origin.
+Text is presentation format (RFC 1035 section 5.1): labels joined with dots, `\\X` for a literal character, `\\DDD` for
+an octet in decimal. A name without a dot at its end is relative to an origin. `@` is the origin.
 """
 
 from __future__ import annotations

@@ -120,11 +120,12 @@ def _general(type_: int, text: str, zone: bytes) -> bytes:
             origin=_origin(zone),
             relativize=False,
         )
-        wire: bytes = parsed.to_wire()
+        wire = parsed.to_wire()
     except Exception as error:
         # dnspython's parsers raise whatever their conversions do (ValueError, binascii.Error, struct.error, ...).
         reason = " ".join(str(error).split()) or type(error).__name__
         raise Reject(f"{type_name(type_)} {names.shown(text)}: {reason}") from None
+    assert wire is not None  # it is None only when written to a file
     return _bounded(type_, wire)
 
 

@@ -110,9 +110,11 @@ def test_every_ipv4_address(address: ipaddress.IPv4Address) -> None:
 @given(st.text(max_size=40), st.sampled_from(["A", "AAAA", "CNAME", "TXT", "MX", "SRV", "CAA", "SOA", "TYPE65280"]))
 def test_any_text_gives_data_or_a_reject(text: str, type_name: str) -> None:
     try:
-        assert isinstance(wire(type_name, text), bytes)
+        wire(type_name, text)
+        reason = ""
     except Reject as reject:
-        assert "\n" not in str(reject)
+        reason = str(reject)
+    assert "\n" not in reason
 
 
 def test_type_names() -> None:
