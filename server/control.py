@@ -183,9 +183,7 @@ def _prepare_folder(folder: Path) -> None:
         folder.mkdir(mode=0o750, exist_ok=True)
         status, parent = folder.lstat(), folder.parent.stat()
     except OSError as error:
-        raise ControlError(
-            f"cannot make the folder {folder}: {error.strerror}; choose another --runtime-dir"
-        ) from error
+        raise ControlError(f"no folder {folder}: {error.strerror}; choose another --runtime-dir") from error
     strange = parent.st_mode & 0o002 and status.st_uid not in (0, os.geteuid())
     if strange or not stat.S_ISDIR(status.st_mode):
         raise ControlError(f"{folder} is not a folder of ours; remove it or choose another --runtime-dir")

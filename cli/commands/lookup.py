@@ -1,0 +1,92 @@
+"""`standoff lookup`: what the table in shared memory says about a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cli import output
+from cli.finding import Finding, Kind, resolve
+from cli.options import command as make_command
+from cli.options import json_option
+from cli.output import Exit
+from cli.settings import Settings
+
+EXAMPLES = """\
+Examples:
+  standoff lookup www.example.test
+  standoff lookup _http._tcp.example.test SRV
+  standoff lookup example.test ANY --json"""
+
+
+@make_command("lookup", epilog=EXAMPLES, short_help="What the table holds for a name, and why it is the answer.")
+@click.argument("name")
+@click.argument("type", default="A", required=False)
+@json_option
+def command(settings: Settings, name: str, type: str, as_json: bool) -> int:
+    """Look NAME up in the table in shared memory, not over the network. TYPE is a record type, ANY for all; default A.
+
+    Prints records as a zone file has them, and on stderr where they come from: the zone, a wildcard, a delegation, or
+    why there are none. Exit status 1 if there are none.
+    """
+    from cli import presentation
+
+    try:
+        wire, number = presentation.parse_name(name), presentation.parse_type(type)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    finding, generation, revision = _look(settings.instance, wire, number)
+    described = describe(finding, wire)
+    if as_json:
+        output.json(
+            described | {"type": presentation.type_text(number), "generation": generation, "revision": revision}
+        )
+    else:
+        for record in described["records"]:
+            output.data("{name} {ttl} IN {type} {data}".format(**record))
+        parts = [described["kind"], described["why"], described["zone"] and f"zone {described['zone']}"]
+        output.message(", ".join(part for part in parts if part) + f" (generation {generation}, revision {revision})")
+    return Exit.DONE if finding.rrsets else Exit.FAILED
+
+
+def describe(finding: Finding, name: bytes) -> dict[str, Any]:
+    """The finding in text form. Records made from a wildcard carry the name that was asked for."""
+    from cli import presentation
+
+    owner = name if finding.kind is Kind.WILDCARD else finding.owner
+    found = [
+        {
+            "name": presentation.name_text(owner or name),
+            "ttl": ttl,
+            "type": presentation.type_text(rrset.type),
+            "data": text,
+        }
+        for rrset in finding.rrsets
+        for ttl, text in presentation.records(rrset)
+    ]
+    return {
+        "name": presentation.name_text(name),
+        "kind": finding.kind.value,
+        "why": finding.why,
+        "zone": finding.zone and presentation.name_text(finding.zone),
+        "owner": finding.owner and presentation.name_text(finding.owner),
+        "records": found,
+    }
+
+
+def _look(instance: str, name: bytes, type: int) -> tuple[Finding, int, int]:
+    from cli.presentation import name_text
+    from shm.board import Board
+    from shm.tables import TableObserver
+
+    board = Board.attach(instance)
+    observer = TableObserver(board)
+    try:
+        result: tuple[Finding, int, int] = observer.look(
+            lambda table: (resolve(table.find, name, type, name_text), table.generation, table.revision)
+        )
+        return result
+    finally:
+        observer.close()
+        board.close()

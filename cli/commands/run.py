@@ -1,0 +1,177 @@
+"""`standoff run`: loader and server in one foreground tree."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from cli import logs, output, tree
+from cli.commands import need_source
+from cli.foreground import Foreground, Hooks
+from cli.options import command as make_command
+from cli.options import json_option
+from cli.output import message
+from cli.settings import Settings
+from shm.errors import StandoffError
+
+if TYPE_CHECKING:
+    from shm._table import Table
+    from shm.segment import LockFile
+
+EXAMPLES = """\
+Examples:
+  standoff run --source file:example.zone
+  standoff run --source etcd://127.0.0.1:2379/names?schema=records --listen 127.0.0.1:5300"""
+
+A = 1
+
+
+class AlreadyRunning(StandoffError):
+    """Another process serves or loads this instance."""
+
+
+@make_command("run", epilog=EXAMPLES, short_help="Loader and server together, in the foreground.")
+@json_option
+def command(settings: Settings, as_json: bool) -> int:
+    """Serve DNS from the sources: loader and server together, in the foreground, until Ctrl-C or SIGTERM.
+
+    A part that dies is started again. The first signal lets the server finish what it had begun, a second one ends it
+    at once. What was in shared memory is removed at the end. With --json, a line on stdout tells when it is ready.
+    """
+    need_source("run", settings)
+    from shm.segment import remove_instance
+
+    lock = _claim(settings)
+    logs.set_up(settings.log_level, settings.log_format, "run")
+    hooks = Hooks(
+        is_ready=functools.partial(is_ready, settings.instance),
+        announce=functools.partial(announce, settings, as_json),
+    )
+    entries = {"loader": functools.partial(_load, settings), "server": functools.partial(_serve, settings)}
+    try:
+        return Foreground(entries, settings.drain_timeout + tree.STOP_MARGIN_S, hooks).run()
+    finally:
+        remove_instance(settings.instance)
+        lock.release()
+
+
+def _load(settings: Settings) -> int:
+    """In the child."""
+    from cli.progress import Progress
+
+    logs.set_up(settings.log_level, settings.log_format, "loader")
+    from loader.main import load
+
+    return load(settings, progress=Progress())
+
+
+def _serve(settings: Settings) -> int:
+    """In the child."""
+    logs.set_up(settings.log_level, settings.log_format, "server")
+    from server.main import serve
+
+    return serve(settings)
+
+
+def _claim(settings: Settings) -> LockFile:
+    """Make sure that nobody else runs this instance: its shared memory is removed at the end. Raises AlreadyRunning.
+
+    Children inherit the lock, so it stands for them as well if this process is killed.
+    """
+    from shm.board import Board
+    from shm.errors import NotRunning
+    from shm.segment import LockFile, Names, is_held
+
+    names = Names(settings.instance)
+    lock = LockFile(names.lock("run"))
+    if not lock.try_acquire():
+        raise _already(settings, "standoff run")
+    for what, who in (("writer", "a loader"), ("supervisor", "a server")):
+        if is_held(names.lock(what)):
+            raise _already(settings, who)
+    try:
+        board = Board.attach(settings.instance)
+    except NotRunning:
+        return lock
+    if board.live_slots():
+        raise _already(settings, "a worker")
+    board.close()
+    return lock
+
+
+def _already(settings: Settings, who: str) -> AlreadyRunning:
+    return AlreadyRunning(
+        f"{who} of instance {settings.instance} is running already: stop it, or choose another --instance"
+    )
+
+
+def is_ready(instance: str) -> bool:
+    """Whether every worker that is there has a table to answer from."""
+    from shm.board import Board
+    from shm.errors import StandoffError
+
+    try:
+        board = Board.attach(instance)
+    except StandoffError:
+        return False
+    try:
+        workers = list(board.workers())
+        return bool(workers) and all(worker.get("generation") for worker in workers)
+    finally:
+        board.close()
+
+
+def announce(settings: Settings, as_json: bool) -> None:
+    """Tell that queries are answered, for which zones, and how to try."""
+    zones, example = survey(settings.instance)
+    host, port = settings.listen_addresses[0]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    dig = f"dig @{host} -p {port} {example}"
+    if as_json:
+        output.json({"event": "ready", "listen": settings.listen, "zones": zones, "try": dig})
+    shown = ", ".join(zones[:10]) + (f" and {len(zones) - 10} more" if len(zones) > 10 else "")
+    message(f"ready on {', '.join(settings.listen)}; zones: {shown or 'none'}")
+    message(f"try: {dig}")
+    message("Ctrl-C ends it")
+
+
+def survey(instance: str) -> tuple[list[str], str]:
+    """The zones in the live table (without final dots), and a name and type that it answers."""
+    from cli import presentation
+    from shm.board import Board
+    from shm.tables import TableObserver
+
+    board = Board.attach(instance)
+    observer = TableObserver(board)
+    try:
+        apexes, example = observer.look(_survey)
+        zones = [presentation.name_text(apex).rstrip(".") or "." for apex in sorted(apexes)]
+        if example is not None:
+            return zones, f"{presentation.name_text(example).rstrip('.')} A"
+        return zones, f"{zones[0]} SOA" if zones else ". SOA"
+    finally:
+        observer.close()
+        board.close()
+
+
+#: Names to look at for an example: enough to meet one with an address, few enough to stay unnoticed.
+SURVEYED = 1000
+
+
+def _survey(table: Table) -> tuple[list[bytes], bytes | None]:
+    """Apexes, and a name with an A record: `www` of a zone if there is one, else the first found, no wildcard."""
+    from itertools import islice
+
+    from shm import node
+    from shm.layout import NodeFlag
+
+    apexes, example = [], None
+    for block in islice(table.blocks(), SURVEYED):
+        found = node.unpack(block)
+        if found.flags & NodeFlag.APEX:
+            apexes.append(found.name)
+        usable = not found.flags & NodeFlag.BELOW_CUT and not found.name.startswith(b"\x01*")
+        if A in found.rrsets and usable and (example is None or found.name.startswith(b"\x03www")):
+            example = found.name
+    zones = [zone for zone in table.meta.get("zones", []) if isinstance(zone, bytes)]
+    return zones or apexes, example

@@ -1,0 +1,114 @@
+"""`standoff status`: loader, supervisor and workers of an instance, and a verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cli import output
+from cli.options import command as make_command
+from cli.options import json_option
+from cli.output import Exit
+from cli.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from cli.view import Status, Verdict
+
+EXAMPLES = """\
+Examples:
+  standoff status
+  standoff status --json | jq .verdict.state"""
+
+COLOURS = {"ok": "green", "degraded": "yellow", "down": "red"}
+
+
+@make_command("status", epilog=EXAMPLES, short_help="Loader, supervisor, workers, and a verdict.")
+@json_option
+def command(settings: Settings, as_json: bool) -> int:
+    """Show the state of an instance: ok, degraded (queries are answered, but look) or down, and why.
+
+    Exit status 0 for ok and degraded, 1 for down, 3 if nothing of the instance is running.
+    """
+    import msgspec
+
+    from cli import view
+    from shm.board import Board
+
+    board = Board.attach(settings.instance)
+    status = view.collect(board)
+    board.close()
+    verdict = view.judge(status)
+    if as_json:
+        output.json({"verdict": verdict, **msgspec.structs.asdict(status)})
+    else:
+        show(status, verdict)
+    if not status.running:
+        output.message(f"instance {settings.instance} is not running")
+        return Exit.NOT_RUNNING
+    return Exit.FAILED if verdict.state == "down" else Exit.DONE
+
+
+def show(status: Status, verdict: Verdict) -> None:
+    """Print tables for people."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold {COLOURS[verdict.state]}]{verdict.state}[/]", end="")
+    console.print(f"  instance {status.instance}", end="")
+    console.print(
+        f"  generation {status.generation}  revision {status.revision}  published {ago(status.published_age)}"
+    )
+    for reason in verdict.reasons:
+        console.print(f"  - {reason}", markup=False)
+    console.print()
+    console.print(_parts(status))
+    if status.workers:
+        console.print()
+        console.print(_workers(status))
+
+
+def ago(age: float | None) -> str:
+    """An age in seconds for people."""
+    if age is None:
+        return "never"
+    for unit, seconds in (("d", 86400), ("h", 3600), ("min", 60)):
+        if age >= 2 * seconds:
+            return f"{age / seconds:.0f} {unit} ago"
+    return f"{age:.1f} s ago"
+
+
+def _parts(status: Status) -> RenderableType:
+    from rich.table import Table
+
+    loader, supervisor = status.loader, status.supervisor
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_row("loader", f"{loader.state}, pid {loader.pid}" if loader.alive else "not running")
+    table.add_row("", f"heartbeat {ago(loader.heartbeat_age)}, source seen {ago(loader.source_age)}")
+    table.add_row("", f"{loader.names} names from {loader.keys} keys, {loader.table_bytes / 2**20:.1f} MiB a table")
+    table.add_row("", f"{loader.rejects} keys rejected, {loader.relists} re-lists, {loader.drift} differences found")
+    if loader.note:
+        from rich.text import Text
+
+        table.add_row("", Text(loader.note))
+    table.add_row("supervisor", f"pid {supervisor.pid}" if supervisor.alive else "not running")
+    table.add_row(
+        "",
+        f"{supervisor.workers_wanted} workers wanted, {supervisor.workers_died} died, "
+        f"{supervisor.workers_condemned} replaced for a stuck lock",
+    )
+    return table
+
+
+def _workers(status: Status) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("worker", "pid", "slot", "heartbeat", "generation", "revision", "queries"):
+        table.add_column(title, justify="left" if title == "worker" else "right")
+    for worker in status.workers:
+        table.add_row(
+            f"{worker.kind} {worker.worker}", str(worker.pid), str(worker.slot), ago(worker.heartbeat_age),
+            str(worker.generation), str(worker.revision), str(worker.queries),
+        )  # fmt: skip
+    return table

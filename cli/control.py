@@ -1,0 +1,76 @@
+"""Client of the server's control socket (server/control.py says what goes over it)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cli.settings import Settings, default_runtime_dir, runtime_folders
+from shm.errors import NotRunning, StandoffError
+
+LENGTH = struct.Struct("!I")
+MAX_FRAME = 64 * 1024
+
+
+class ControlFailed(StandoffError):
+    """The server could not be asked, or gave no proper reply."""
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What every reply has."""
+
+    ok: bool
+    message: str
+
+
+def find_socket(settings: Settings) -> Path:
+    """The instance's socket. A tool's user may have another default folder than the server's: look in all of them."""
+    places = [settings.control_path]
+    if settings.runtime_dir == default_runtime_dir():
+        places += [folder / settings.control_path.name for folder in runtime_folders()]
+    return next((path for path in places if path.exists()), places[0])
+
+
+def ask(path: Path, command: str, arguments: dict[str, Any], timeout_s: float = 5.0) -> tuple[Reply, dict[str, Any]]:
+    """Send a command and wait for the reply, at most `timeout_s` for each step. Raises NotRunning, ControlFailed."""
+    request = msgspec.msgpack.encode({"command": command, **arguments})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(str(path))
+            connection.sendall(LENGTH.pack(len(request)) + request)
+            body = _receive(connection)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NotRunning(f"no server listens at {path}: is the instance running?") from None
+        except TimeoutError:
+            raise ControlFailed(f"the server at {path} did not reply within {timeout_s:g} s") from None
+        except OSError as error:
+            raise ControlFailed(f"cannot ask the server at {path}: {error.strerror or error}") from error
+    try:
+        return msgspec.msgpack.decode(body, type=Reply), msgspec.msgpack.decode(body, type=dict[str, Any])
+    except msgspec.ValidationError as error:
+        raise ControlFailed(f"the server at {path} gave an improper reply: {error}") from error
+    except msgspec.DecodeError as error:
+        raise ControlFailed(f"the server at {path} gave no msgpack: {error}") from error
+
+
+def _receive(connection: socket.socket) -> bytes:
+    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
+    if length > MAX_FRAME:
+        raise OSError(f"a reply of {length} bytes is longer than {MAX_FRAME}")
+    return _exactly(connection, length)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    parts = []
+    while size:
+        part = connection.recv(size)
+        if not part:
+            raise OSError("it closed the connection without a reply")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

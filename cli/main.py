@@ -1,0 +1,85 @@
+"""The `standoff` command. Each command is a module in cli/commands/, imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from cli.options import CONTEXT, write_lines
+
+#: Every command, in the order and the groups of the help. Its module has the same name and holds `command`.
+COMMANDS = {
+    "Serve": ("run", "serve", "load", "check"),
+    "Look": ("status", "lookup", "wait"),
+    "Change": ("scale",),
+    "Shell": ("completion",),
+}
+EXAMPLES = """\
+Examples:
+  standoff run --source file:example.zone
+  standoff run --source etcd://127.0.0.1:2379/names?schema=records --listen 127.0.0.1:5300
+  standoff status
+  standoff lookup www.example.test A
+  standoff COMMAND --help
+
+Every option is also a variable (--log-level: STANDOFF_LOG_LEVEL) and a key of standoff.toml
+(log_level). Exit status: 0 done, 1 failed, 2 usage, 3 not running. Manual: man standoff"""
+
+
+class Commands(click.Group):
+    """The commands of COMMANDS, imported one by one when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for names in COMMANDS.values() for name in names]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"cli.commands.{cmd_name}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from cli.origins import suggest
+
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            ctx.fail(f"there is no command {name!r}{suggest(name, self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in COMMANDS.items():
+            commands = {name: self.get_command(ctx, name) for name in names}
+            with formatter.section(title):
+                rows = [(name, command.get_short_help_str(80)) for name, command in commands.items() if command]
+                formatter.write_dl([(name.ljust(10), text) for name, text in rows])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_lines(formatter, self.epilog)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from cli.version import version
+
+        click.echo(f"standoff {version()}")
+        ctx.exit()
+
+
+@click.command(cls=Commands, context_settings=CONTEXT, epilog=EXAMPLES)
+@click.option(
+    "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    help="Print the version.",
+)  # fmt: skip
+def standoff() -> None:
+    """An authoritative DNS service that mirrors etcd into shared memory and never hangs."""
+
+
+def main() -> None:
+    """Entry point of the console script; exits the process."""
+    standoff(prog_name="standoff")
+
+
+if __name__ == "__main__":
+    main()
