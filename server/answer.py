@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -75,7 +75,14 @@ def rr_offsets(wire: bytes) -> Iterator[int]:
         at += 12 + int.from_bytes(wire[at + 10 : at + 12], "big")
 
 
-def answer(packet: bytes, table: TableView | None, policy: Policy, *, stream: bool = False) -> bytes | None:
+def answer(
+    packet: bytes,
+    table: TableView | None,
+    policy: Policy,
+    *,
+    stream: bool = False,
+    on_damage: Callable[[], None] = lambda: None,
+) -> bytes | None:
     """The reply to a packet; None where silence is right. Without a table, or with a damaged one: SERVFAIL."""
     if len(packet) < HEADER.size or packet[2] & 0x80:
         return None  # too short to be answered, or a response itself: never answer those (loops)
@@ -98,6 +105,7 @@ def answer(packet: bytes, table: TableView | None, policy: Policy, *, stream: bo
         try:
             _resolve(reply, table)
         except (TableDamaged, NodeError):
+            on_damage()
             return _finish(Reply(query, reply.limit, rcode=Rcode.SERVFAIL, body=bytearray(query.question)), policy)
     return _finish(reply, policy)
 

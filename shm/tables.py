@@ -5,6 +5,7 @@ A reader never sees half a change, and a loader killed at any instruction leaves
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sys
@@ -15,9 +16,11 @@ from typing import Any
 from shm import layout
 from shm._table import Table
 from shm.board import Board, ClaimedSlot, WordView
-from shm.errors import NotRunning, SegmentError, TableDamaged, TableFull
+from shm.errors import NotRunning, SegmentError, StandoffError, TableDamaged, TableFull
 from shm.rwlock import WriteLock
 from shm.segment import TABLE_MODE, Segment, unlink
+
+log = logging.getLogger(__name__)
 
 #: A rebuilt table gets room for this many times its present bytes and names.
 GROWTH = 1.5
@@ -278,6 +281,10 @@ def _chain(*parts: Iterable[bytes]) -> Iterator[bytes]:
         yield from part
 
 
+class NotMapped(StandoffError):
+    """The active table's segment is not mapped yet."""
+
+
 class TableReader:
     """A worker's read-only mappings of both tables. `active` may be used inside the read lock only."""
 
@@ -297,24 +304,37 @@ class TableReader:
                 self._map(side, serial)
 
     def active(self, live: int) -> Table | None:
-        """The table that the live word names; None if nothing is published, or it is not mapped yet (then `refresh`)."""
+        """The table that the live word names; None if nothing is published or it is damaged (SERVFAIL).
+
+        Raises NotMapped for a segment announced since: leave the section, `refresh`, and enter again.
+        """
         if not live:
             return None
         side = live & 1
         if self._load(layout.SIDE_SERIAL + 8 * side) != self._serials[side]:
-            return None
+            raise NotMapped
         return self._tables[side]
+
+    def revision(self, live: int) -> int:
+        """The source's revision in the table that the live word names; 0 if there is none."""
+        table = self._tables[live & 1]
+        return table.revision if live and table is not None else 0
 
     def _map(self, side: int, serial: int) -> None:
         self._unmap(side)
         if serial:
             try:
                 segment = Segment.attach(self._board.names.table(serial), prefault=True)
+            except NotRunning:
+                return  # replaced again since we looked: the next refresh finds the new one
+            try:
                 self._tables[side] = Table(segment.map)
-            except (NotRunning, TableDamaged):
-                # Replaced again between the two looks (the next refresh finds the new one), or damaged (SERVFAIL).
-                return
-            self._segments[side] = segment
+                self._segments[side] = segment
+            except TableDamaged as error:
+                log.error("table %d: %s", serial, error)
+                segment.close()
+                if self._slot is not None:
+                    self._slot.add("table_damaged")
         self._serials[side] = serial
         if self._slot is not None:
             self._slot.set(f"mapped_serial_{side}", serial)
@@ -351,7 +371,10 @@ class TableObserver:
             if not live:
                 raise NotRunning("nothing is published yet: is a loader running?")
             self._reader.refresh()
-            table = self._reader.active(live)
+            try:
+                table = self._reader.active(live)
+            except NotMapped:
+                table = None
             damage: TableDamaged | None = None
             result = None
             if table is not None:

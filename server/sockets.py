@@ -1,0 +1,167 @@
+"""The sockets of the service. No other module creates network sockets.
+
+Every UDP address has one SO_REUSEPORT socket a worker, opened by the supervisor and kept by it: the queue of a worker
+that died waits for its replacement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import socket
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shm.errors import StandoffError
+
+log = logging.getLogger(__name__)
+
+#: Room for some ten thousand queries while a worker is replaced; the kernel caps it at net.core.rmem_max for those who
+#: may not exceed it.
+UDP_BUFFER_BYTES = 4 << 20
+TCP_BACKLOG = 1024
+
+SO_RCVBUFFORCE = 33
+SO_SNDBUFFORCE = 32
+SO_ATTACH_REUSEPORT_CBPF = 51
+
+
+class BindError(StandoffError):
+    """An address cannot be listened on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """ADDR:PORT, an IPv6 address in brackets. Raises ValueError."""
+        host, separator, port = text.rpartition(":")
+        if not separator or not port.isdigit():
+            raise ValueError(f"{text!r} is not ADDR:PORT")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if self.family == socket.AF_INET6 else f"{self.host}:{self.port}"
+
+
+def open_udp(address: Address) -> socket.socket:
+    """A non-blocking datagram socket of the address's SO_REUSEPORT group. Raises BindError."""
+    sock = _open(address, socket.SOCK_DGRAM)
+    for forced, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, forced, UDP_BUFFER_BYTES)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, plain, UDP_BUFFER_BYTES)
+    return sock
+
+
+def open_tcp(address: Address) -> socket.socket:
+    """A non-blocking listening stream socket. Raises BindError."""
+    sock = _open(address, socket.SOCK_STREAM)
+    sock.listen(TCP_BACKLOG)
+    return sock
+
+
+def _open(address: Address, kind: socket.SocketKind) -> socket.socket:
+    sock = socket.socket(address.family, kind)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if address.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind((address.host, address.port))
+    except OSError as error:
+        sock.close()
+        raise BindError(_why_not(address, error)) from error
+    return sock
+
+
+def _why_not(address: Address, error: OSError) -> str:
+    hint = ""
+    if isinstance(error, PermissionError) and address.port < 1024:
+        hint = "; ports below 1024 need CAP_NET_BIND_SERVICE (the systemd unit grants it) or root"
+    elif error.errno == 98:
+        hint = "; another program listens there (see: ss -lunp)"
+    elif error.errno == 99:
+        hint = "; no interface has this address"
+    return f"cannot listen on {address}: {error.strerror}{hint}"
+
+
+def probe_free(address: Address) -> None:
+    """Whether nobody else holds the address: SO_REUSEPORT would share it silently with our own user's programs.
+
+    Raises BindError.
+    """
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(address.family, kind) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
+            if address.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind((address.host, address.port))
+            except OSError as error:
+                raise BindError(_why_not(address, error)) from error
+
+
+def steer(sock: socket.socket, sockets: int) -> bool:
+    """Spread the datagrams of `sock`'s group evenly over its first `sockets` members, whatever their sources.
+
+    Without it the kernel hashes addresses and ports, so that one busy client keeps one worker busy; and a member that is
+    about to go would get datagrams until its very end. False if the kernel cannot (then it hashes).
+    """
+    random_offset = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
+    program = b"".join(
+        struct.pack("=HBBI", code, 0, 0, value)
+        for code, value in ((0x20, random_offset), (0x94, sockets), (0x16, 0))  # ld random; mod #n; ret a
+    )
+    buffer = ctypes.create_string_buffer(program, len(program))
+    option = struct.pack("@HP", 3, ctypes.addressof(buffer))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, option)
+    except OSError as error:
+        log.info("the kernel chooses sockets by hash: %s", error)
+        return False
+    return True
+
+
+class SocketTable:
+    """All UDP sockets, by worker, and the TCP listeners. Kept by the supervisor, inherited by every worker."""
+
+    def __init__(self, addresses: Iterable[Address]) -> None:
+        self.addresses = tuple(addresses)
+        self.udp: dict[int, list[socket.socket]] = {}
+        self.tcp = [open_tcp(address) for address in self.addresses]
+
+    def open_for(self, worker: int) -> list[socket.socket]:
+        """Open the sockets of a new worker."""
+        self.udp[worker] = [open_udp(address) for address in self.addresses]
+        return self.udp[worker]
+
+    def close_for(self, worker: int) -> None:
+        for sock in self.udp.pop(worker, ()):
+            sock.close()
+
+    def steer(self, workers: int) -> None:
+        """Send every group's datagrams to the first `workers` members."""
+        for sock in self.udp.get(0, ()):
+            if not steer(sock, workers):
+                return
+
+    def close(self) -> None:
+        for worker in list(self.udp):
+            self.close_for(worker)
+        for sock in self.tcp:
+            with contextlib.suppress(OSError):
+                sock.close()

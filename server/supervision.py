@@ -1,0 +1,206 @@
+"""What the supervisor decides, without doing it: (state, event, now) -> actions. Pure; `supervisor.py` does the rest.
+
+Times are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+#: Bounds `scale`; slots beyond it are for the stream worker and for replacements that overlap.
+MOST_WORKERS = 60
+#: A child that dies at once is started again after these pauses, doubled with every death, so that a broken set-up does
+#: not eat the machine. The first replacement is immediate: it is what a single crash needs.
+FIRST_BACK_OFF_S = 0.1
+LONGEST_BACK_OFF_S = 10.0
+#: A child that lived this long has earned an immediate replacement again.
+STEADY_S = 10.0
+#: A reader inside, or without a heartbeat, for this long is replaced (R6).
+CONDEMN_AFTER_S = 1.0
+#: After SIGTERM a child has the drain time-out and this much; then SIGKILL.
+KILL_GRACE_S = 2.0
+
+
+class Kind(Enum):
+    """What a child does."""
+
+    WORKER = "worker"
+    STREAM = "stream"
+    EXPORTER = "exporter"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Role:
+    """One place in the tree: `Role(Kind.WORKER, 1)`."""
+
+    kind: Kind = field(compare=True)
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind.value} {self.index}" if self.kind is Kind.WORKER else self.kind.value
+
+
+# ---- actions
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Fork a child for the role (its sockets are opened first if there are none yet)."""
+
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """SIGTERM: answer what is queued, then leave."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL, with the reason for the log."""
+
+    pid: int
+    role: Role
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """Send new datagrams to the first `workers` workers only."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the sockets of a worker that is gone for good."""
+
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Everything is down: leave."""
+
+
+Action = Start | Terminate | Kill | Steer | Close | Finish
+
+
+# ---- state
+
+
+@dataclass(slots=True)
+class Child:
+    """A running child."""
+
+    role: Role
+    pid: int
+    started: float
+    kill_at: float | None = None  # set when it was told to go
+    killed: bool = False
+
+
+@dataclass(slots=True)
+class Place:
+    """A role that is to be filled."""
+
+    deaths: int = 0
+    start_at: float = 0.0
+
+
+class Supervision:
+    """The tree that is wanted, and the tree that is."""
+
+    def __init__(self, workers: int, *, exporter: bool, drain_timeout_s: float = 5.0) -> None:
+        self.wanted = workers
+        self.drain_timeout_s = drain_timeout_s
+        self.stopping = False
+        self.children: dict[int, Child] = {}
+        self._places: dict[Role, Place] = {Role(Kind.WORKER, i): Place() for i in range(workers)}
+        self._places[Role(Kind.STREAM)] = Place()
+        if exporter:
+            self._places[Role(Kind.EXPORTER)] = Place()
+
+    def running(self, role: Role) -> Child | None:
+        """The child in a role, if there is one."""
+        return next((child for child in self.children.values() if child.role == role), None)
+
+    def tick(self, now: float) -> list[Action]:
+        """Whatever is due."""
+        if self.stopping:
+            return [*self._overdue(now), *([] if self.children else [Finish()])]
+        return [*self._overdue(now), *self._due(now)]
+
+    def started(self, role: Role, pid: int, now: float) -> None:
+        """A `Start` was done."""
+        self.children[pid] = Child(role, pid, now)
+
+    def start_failed(self, role: Role, now: float) -> None:
+        """A `Start` could not be done."""
+        self._back_off(self._places[role], now)
+
+    def exited(self, pid: int, now: float) -> list[Action]:
+        """A child is gone."""
+        child = self.children.pop(pid, None)
+        if child is None:
+            return []
+        place = self._places.get(child.role)
+        if place is None:
+            return [Close(child.role), *self.tick(now)]
+        if now - child.started >= STEADY_S:
+            place.deaths = 0
+        self._back_off(place, now)
+        return self.tick(now)
+
+    def stale(self, pid: int, seconds: float, now: float) -> list[Action]:
+        """A child has been inside the lock, or silent, for so many seconds."""
+        child = self.children.get(pid)
+        if child is None or child.killed or seconds < CONDEMN_AFTER_S or now - child.started < CONDEMN_AFTER_S:
+            return []
+        child.killed = True
+        return [Kill(pid, child.role, f"no sign of life for {seconds:.2f} s")]
+
+    def scale(self, workers: int, now: float) -> list[Action]:
+        """Change the number of workers. Raises ValueError out of 1..MOST_WORKERS."""
+        if not 1 <= workers <= MOST_WORKERS:
+            raise ValueError(f"the number of workers must be 1 to {MOST_WORKERS}, not {workers}")
+        for index in range(self.wanted, workers):
+            self._places[Role(Kind.WORKER, index)] = Place()
+        leaving = [Role(Kind.WORKER, index) for index in range(workers, self.wanted)]
+        self.wanted = workers
+        actions: list[Action] = [Steer(workers)] if leaving else []
+        for role in leaving:
+            del self._places[role]
+            child = self.running(role)
+            actions.append(self._send_off(child, now) if child is not None else Close(role))
+        return [*actions, *self.tick(now)]
+
+    def stop(self, now: float) -> list[Action]:
+        """SIGTERM to all; `Finish` follows when all are gone."""
+        self.stopping = True
+        return [*(self._send_off(child, now) for child in self.children.values()), *self.tick(now)]
+
+    def _send_off(self, child: Child, now: float) -> Action:
+        child.kill_at = now + self.drain_timeout_s + KILL_GRACE_S
+        return Terminate(child.pid)
+
+    def _overdue(self, now: float) -> Iterator[Action]:
+        for child in self.children.values():
+            if child.kill_at is not None and now >= child.kill_at and not child.killed:
+                child.killed = True
+                yield Kill(child.pid, child.role, "it did not leave when told to")
+
+    def _due(self, now: float) -> Iterator[Action]:
+        occupied = {child.role for child in self.children.values()}
+        for role, place in self._places.items():
+            if role not in occupied and now >= place.start_at:
+                yield Start(role)
+
+    def _back_off(self, place: Place, now: float) -> None:
+        pause = FIRST_BACK_OFF_S * 2 ** (place.deaths - 1) if place.deaths else 0.0
+        place.start_at = now + min(pause, LONGEST_BACK_OFF_S)
+        place.deaths += 1

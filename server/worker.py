@@ -1,0 +1,223 @@
+"""A UDP worker: the loop of four lines, and what keeps it alive around them. Runs in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from server._batch import Batch, Counters
+from server.answer import Policy, answer
+from server.handover import Handover
+from shm._table import Table
+from shm.board import Board
+from shm.errors import StandoffError
+from shm.layout import SlotKind
+from shm.rwlock import ReadLock
+from shm.segment import is_held
+from shm.tables import NotMapped, TableReader
+
+log = logging.getLogger(__name__)
+
+#: An idle worker passes the lock and shows a heartbeat this often: well below NEIGHBOUR_STALE_NS.
+IDLE_S = 0.020
+#: A worker whose heartbeat is older than this has its sockets drained by the next live one.
+NEIGHBOUR_STALE_NS = 50_000_000
+HOUSEKEEPING_NS = 10_000_000
+#: A worker whose supervisor died answers on until a new supervisor's workers are there, or this long.
+ORPHAN_PATIENCE_S = 30.0
+#: Looks at a table that is announced but not mapped yet, before the batch gets SERVFAIL.
+MAP_ATTEMPTS = 3
+
+
+@dataclass(slots=True)
+class WorkerSetup:
+    """What the supervisor gives a worker at its fork."""
+
+    instance: str
+    index: int
+    sockets: dict[int, list[socket.socket]]
+    handover: Handover | None = None
+    policy: Policy = field(default_factory=Policy)
+    drain_timeout_s: float = 5.0
+
+
+def reference_for(
+    policy: Policy, damaged: Callable[[], None], *, stream: bool = False
+) -> Callable[[bytes, Table | None], bytes | None]:
+    """The reference answerer as the hot path calls it: it never raises, whatever a packet or a table does to it."""
+
+    def reference(packet: bytes, table: Table | None) -> bytes | None:
+        try:
+            return answer(packet, table, policy, stream=stream, on_damage=damaged)
+        except Exception:
+            log.exception("no answer to %s", packet[:64].hex())
+            return None
+
+    return reference
+
+
+class Worker:
+    """One worker process. Construct it after the fork: its slot's lock must be its own."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._setup = setup
+        self._sockets = setup.sockets
+        self._board = Board.attach(setup.instance)
+        self._slot = self._board.claim(SlotKind.WORKER, setup.index, preferred=setup.index)
+        self._lock = ReadLock(self._board, self._slot)
+        self._tables = TableReader(self._board, self._slot)
+        reference = reference_for(setup.policy, lambda: self._slot.add("table_damaged"))
+        self._batch = Batch(setup.policy.max_udp_size, reference, Counters(self._slot.words))
+        self._adopted = 0
+        self._running = True
+        self._parent = os.getppid()
+        self._orphan_since: float | None = None
+        self._neighbours: list[int] = []  # descriptors
+        self._checked_ns = 0
+        self._poll = select.poll()
+        self._own = [sock.fileno() for sock in self._sockets[setup.index]]
+        for fd in self._own:
+            self._poll.register(fd, select.POLLIN)
+        signal.signal(signal.SIGTERM, self._on_stop)
+
+    def _on_stop(self, *_: object) -> None:
+        self._running = False
+
+    def run(self) -> None:
+        """Answer until SIGTERM, then what is queued."""
+        while self._running:
+            if not self._pass():
+                self._idle()
+        deadline = time.monotonic() + self._setup.drain_timeout_s
+        while self._pass() and time.monotonic() < deadline:
+            pass
+        self._lock.close()
+        self._slot.release()
+
+    def _pass(self) -> bool:
+        """Serve every socket once; whether there was anything."""
+        now = time.monotonic_ns()
+        self._slot.set("heartbeat_ns", now)
+        if now - self._checked_ns > HOUSEKEEPING_NS:
+            self._checked_ns = now
+            self._keep_house(now)
+        self._tables.refresh()
+        busy = False
+        for sock in self._own:
+            busy |= self._serve(sock)
+        for sock in self._neighbours:
+            if self._serve(sock):
+                busy = True
+                self._slot.add("neighbour_batches")
+        return busy
+
+    def _serve(self, sock: int) -> bool:
+        batch = self._batch
+        if not batch.receive(sock):
+            if batch.error:
+                self._slot.add("receive_errors")
+            return False
+        self._answer(batch)
+        batch.send(sock)
+        if batch.error:
+            self._slot.add("send_errors")
+        self._slot.add("batches")
+        return True
+
+    def _answer(self, batch: Batch) -> None:
+        for _ in range(MAP_ATTEMPTS):
+            try:
+                with self._lock.read() as live:
+                    batch.answer(self._tables.active(live))
+                    if live != self._adopted:
+                        self._adopt(live)
+                return
+            except NotMapped:
+                self._tables.refresh()
+        batch.answer(None)
+
+    def _adopt(self, live: int) -> None:
+        """Tell what this worker answers from, for `standoff wait`. Inside the lock: the revision stands in the table."""
+        self._adopted = live
+        self._slot.set("revision", self._tables.revision(live))
+        self._slot.set("generation", live >> 1)
+
+    def _idle(self) -> None:
+        """Pass the lock once (R2) and sleep until a query comes."""
+        try:
+            with self._lock.read() as live:
+                self._tables.active(live)
+                if live != self._adopted:
+                    self._adopt(live)
+        except NotMapped:
+            return
+        self._poll.poll(IDLE_S * 1000)
+
+    def _keep_house(self, now: int) -> None:
+        """What need not be done every batch."""
+        if self._setup.handover is not None and not self._setup.handover.receive_into(self._sockets):
+            self._setup.handover.close()
+            self._setup.handover = None
+        stale = self._stale_neighbours(now)
+        for fd in set(self._neighbours) - set(stale):
+            self._poll.unregister(fd)
+        for fd in set(stale) - set(self._neighbours):
+            self._poll.register(fd, select.POLLIN)
+        self._neighbours = stale
+        self._check_parent()
+
+    def _check_parent(self) -> None:
+        """Without a supervisor: answer on until another one's workers are there, and give up after a while."""
+        if os.getppid() == self._parent:
+            return
+        now = time.monotonic()
+        if self._orphan_since is None:
+            self._orphan_since = now
+            log.warning("worker %d: the supervisor is gone; answering on", self._setup.index)
+        replaced = is_held(self._board.names.lock("supervisor")) and any(
+            slot.get("pid") != os.getpid()
+            and slot.get("worker") == self._setup.index
+            and slot.get("kind") == SlotKind.WORKER
+            and slot.get("generation")
+            for slot in map(self._board.slot, self._board.live_slots())
+        )
+        if replaced or now - self._orphan_since > ORPHAN_PATIENCE_S:
+            log.warning("worker %d: leaving, %s", self._setup.index, "replaced" if replaced else "no supervisor came")
+            self._running = False
+
+    def _stale_neighbours(self, now: int) -> list[int]:
+        """Sockets of the workers before us that show no sign of life: we are the next live one after them."""
+        others = len(self._sockets)
+        if others < 2:
+            return []
+        beats = dict.fromkeys(self._sockets, 0)
+        for number in self._board.slots:
+            slot = self._board.slot(number)
+            if slot.get("kind") == SlotKind.WORKER and slot.get("worker") in beats:
+                index = slot.get("worker")
+                beats[index] = max(beats[index], slot.get("heartbeat_ns"))
+        order = sorted(self._sockets)
+        at = order.index(self._setup.index)
+        stale: list[int] = []
+        for step in range(1, others):
+            neighbour = order[at - step]
+            if now - beats[neighbour] < NEIGHBOUR_STALE_NS:
+                break
+            stale += [sock.fileno() for sock in self._sockets[neighbour]]
+        return stale
+
+
+def run_worker(setup: WorkerSetup) -> int:
+    """The worker process's main; its exit status."""
+    try:
+        Worker(setup).run()
+    except StandoffError as error:
+        log.error("worker %d: %s", setup.index, error)
+        return 1
+    return 0
