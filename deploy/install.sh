@@ -59,6 +59,8 @@ install_environment() {
     }
     "$target.new/bin/python" -m pip --disable-pip-version-check install -qq --no-compile "$scratch"/*.tar.gz ||
         fail "the package did not build; the message is above"
+    # Upgrades make a new environment: this one needs no installer.
+    "$target.new/bin/python" -m pip --disable-pip-version-check uninstall -qq --yes setuptools pip 2>/dev/null
     # Scripts name the interpreter by its path: by the one it will have.
     grep -rlI --exclude-dir=lib -e "$target.new" "$target.new" | while read -r file; do
         sed -i "s|$target.new|$prefix|g" "$file"

@@ -126,22 +126,31 @@ package_of() {
     done
 }
 
-# A program that finds its own libraries and scripts below $tools/root; `exec` keeps the pid for who starts it.
-write_wrapper() {
+# A link to the program if it runs as it is; else a script that finds its libraries and scripts below $tools/root and
+# execs it, which keeps the pid for who starts it.
+offer_tool() {
     tool=$1
     for dir in usr/bin usr/sbin bin sbin; do
         [ -x "$root/$dir/$tool" ] && break
     done
-    [ -x "$root/$dir/$tool" ] || return 0
+    program=$root/$dir/$tool
+    [ -x "$program" ] || return 0
+    if [ "$tool" = etcd ] || [ "$tool" = etcdctl ]; then # static
+        ln -sf "$program" "$tools/bin/$tool"
+        return
+    fi
     libraries=$(find "$root" -name '*.so*' -printf '%h\n' | sort -u | tr '\n' ':')
+    rm -f "$tools/bin/$tool"
     {
         echo '#!/bin/sh'
-        [ -z "$libraries" ] || echo "export LD_LIBRARY_PATH='$libraries'\${LD_LIBRARY_PATH:-}"
         case $tool in
             debootstrap) echo "export DEBOOTSTRAP_DIR='$root/usr/share/debootstrap'" ;;
-            systemd-analyze) echo "export SYSTEMD_UNIT_PATH='$root/usr/lib/systemd/system:$root/lib/systemd/system:'" ;;
+            *) [ -z "$libraries" ] || echo "export LD_LIBRARY_PATH='$libraries'\${LD_LIBRARY_PATH:-}" ;;
         esac
-        echo "exec '$root/$dir/$tool' \"\$@\""
+        if [ "$tool" = systemd-analyze ]; then
+            echo "export SYSTEMD_UNIT_PATH='$root/usr/lib/systemd/system:$root/lib/systemd/system:'"
+        fi
+        echo "exec '$program' \"\$@\""
     } >"$tools/bin/$tool"
     chmod 755 "$tools/bin/$tool"
 }
@@ -164,7 +173,7 @@ prepare_test() {
         dpkg-deb -x "$deb" "$root"
     done
     rm -f "$cache"/apt/archives/*.deb
-    echo "$missing" | while read -r tool _; do write_wrapper "$tool"; done
+    echo "$missing" | while read -r tool _; do offer_tool "$tool"; done
     missing=$(missing_tools)
     [ -z "$missing" ] || fail "could not fetch for the tests: $(echo "$missing" | cut -d' ' -f1 | tr '\n' ' ')"
 }
