@@ -152,6 +152,8 @@ Action = Connect | Disconnect | StartList | StartWatch | StopWatch | Ping | Emit
 
 # ---------------------------------------------------------------- policy
 
+#: Seconds after wake_at above which a step counts as late. Less than any time-out, more than a busy machine needs.
+_LATE = 1.0
 #: Lists in a row that a compaction may overtake before this counts as a failure of the endpoint.
 _COMPACTED_LISTS = 3
 
@@ -229,14 +231,11 @@ class Mirror:
         return actions
 
     def _forgive(self, now: float) -> None:
-        """A step that comes late was held up on our side: that silence was not etcd's, so its deadlines move."""
-        late = now - self.wake_at
-        if self.phase is Phase.WATCHING and late > 0:
-            self.heard_at += late
-            if self.ping_at is not None:
-                self.ping_at += late
-            if self.settle_at is not None:
-                self.settle_at += late
+        """After a step that comes late the time-outs start anew: we were held up, and answers may lie unread."""
+        if self.phase is Phase.WATCHING and now - self.wake_at > _LATE:
+            self.heard_at = now
+            self.ping_at = None if self.ping_at is None else now
+            self.settle_at = None if self.settle_at is None else now + self.policy.settle
 
     def _wake(self, now: float) -> float:
         if self.phase is Phase.WAITING:
