@@ -54,7 +54,7 @@ bench: $(BUILT) $(VENV)/.extras-bench test-tools  ## measure (BENCH_ARGS)
 	PATH="$(CURDIR)/.cache/tools/bin:$$PATH" $(VENV)/bin/python -m bench $(BENCH_ARGS)
 
 wheel: $(BUILT)  ## sdist, wheel from it, a clean environment, the command
-	.ci/wheel $(VENV)
+	.ci/wheel $(VENV)/bin/python
 
 install: $(BUILT)  ## into PREFIX, with units and man pages (DESTDIR honoured)
 	deploy/install.sh install "$(VENV)" "$(PYTHON)" "$(PREFIX)" "$(BINDIR)" "$(DESTDIR)"
