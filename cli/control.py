@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def ask(path: Path, command: str, arguments: dict[str, Any], timeout_s: float = 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:
-            connection.connect(str(path))
+            _connect(connection, path, timeout_s)
             connection.sendall(LENGTH.pack(len(request)) + request)
             body = _receive(connection)
         except (FileNotFoundError, ConnectionRefusedError):
@@ -56,6 +57,18 @@ def ask(path: Path, command: str, arguments: dict[str, Any], timeout_s: float = 
         raise ControlFailed(f"the server at {path} gave an improper reply: {error}") from error
     except msgspec.DecodeError as error:
         raise ControlFailed(f"the server at {path} gave no msgpack: {error}") from error
+
+
+def _connect(connection: socket.socket, path: Path, timeout_s: float) -> None:
+    """A unix socket whose queue is full refuses at once, whatever the timeout: try again until it is over."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return connection.connect(str(path))
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise TimeoutError from None
+            time.sleep(0.01)
 
 
 def _receive(connection: socket.socket) -> bytes:

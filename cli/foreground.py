@@ -25,9 +25,7 @@ log = logging.getLogger(__name__)
 READY_POLL_S = 0.05
 PR_SET_PDEATHSIG = 1  # linux/prctl.h, as the next
 PR_SET_CHILD_SUBREAPER = 36
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-#: Passed on to the children as they are.
-FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Entry = Callable[[], int]
 
@@ -50,6 +48,7 @@ class Foreground:
         self._pids: dict[str, int] = {}
         self._signals: list[int] = []
         self._finished: int | None = None
+        self._on_terminal = sys.stderr.isatty()
 
     def run(self) -> int:
         """Until all is over; the exit status. Installs signal handlers for good: the process ends with this call."""
@@ -57,7 +56,7 @@ class Foreground:
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (*STOP_SIGNALS, *FORWARDED):
+        for number in HANDLED:
             signal.signal(number, lambda signum, _: self._signals.append(signum))
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._tree, actions = policy.begin(tuple(self._entries), self._stop_timeout, time.monotonic())
@@ -87,11 +86,11 @@ class Foreground:
             self._happen(Ready())
 
     def _signal(self, number: int) -> None:
-        if number in STOP_SIGNALS:
-            self._happen(StopAsked())
+        # SIGHUP on a terminal says that it is gone; from anywhere else, that somebody expects a reload.
+        if number == signal.SIGHUP and not self._on_terminal:
+            message("SIGHUP: nothing to reload; changed settings need a restart")
         else:
-            for pid in self._pids.values():
-                os.kill(pid, number)
+            self._happen(StopAsked())
 
     def _happen(self, event: policy.Event) -> None:
         self._tree, actions = policy.decide(self._tree, event, time.monotonic())
@@ -105,13 +104,20 @@ class Foreground:
                 case Stop(name):
                     os.kill(self._pids[name], signal.SIGTERM)
                 case Kill(name):
-                    os.killpg(self._pids[name], signal.SIGKILL)
+                    _kill_group(self._pids[name])
                 case Say(text):
                     message(text)
                 case Announce():
                     self._hooks.announce()
                 case Finish(status):
                     self._finished = status
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has not come so far as to lead a group
+        os.kill(pid, signal.SIGKILL)
 
 
 def _drain(fd: int) -> None:
@@ -148,17 +154,15 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _fork(entry: Entry) -> int:
-    """Run `entry` in a child that leads a process group of its own: Ctrl-C in the terminal reaches only the parent."""
+    """Run `entry` in a child that leads a session of its own: what the terminal sends reaches only the parent."""
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
     # A signal between the fork and the child's own handlers would be taken by the parent's, and lost.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, *FORWARDED))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     pid = os.fork()
     if pid:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        with suppress(OSError):  # the child was quicker, or is gone
-            os.setpgid(pid, pid)
         return pid
     status = 1
     try:
@@ -179,12 +183,10 @@ def _fork(entry: Entry) -> int:
 
 
 def _become_child(parent: int) -> None:
-    os.setpgid(0, 0)
+    os.setsid()
     signal.set_wakeup_fd(-1)
-    for number in (*STOP_SIGNALS, *FORWARDED, signal.SIGCHLD):
+    for number in (*HANDLED, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
-    # A background process group that writes to a terminal with `stty tostop` would be stopped.
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     # If the parent is killed, nobody is left to end this tree: the kernel asks us to stop.
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,9 @@ import msgspec
 
 from cli import settings as table
 from cli.settings import Setting, Settings
+
+#: A user and a password that somebody wrote into a URL: not for messages.
+_USER_INFO = re.compile(r"//[^/@]*@")
 
 
 class SettingsError(Exception):
@@ -96,7 +100,7 @@ def _parse(row: Setting, origin: str, text: str) -> str:
 
 
 def _wrong(row: Setting, origin: str, value: Any, allowed: str, reason: str) -> ValueError:
-    shown = "the value" if row.secret else repr(value)
+    shown = "the value" if row.secret else _USER_INFO.sub("//…@", repr(value))
     unit = f" ({row.unit})" if row.unit else ""
     return ValueError(
         f"setting {row.name}, from {origin}: {shown} is not {allowed}{unit}" + (f": {reason}" if reason else "")

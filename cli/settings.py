@@ -122,7 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     source: Annotated[
         list[str],
-        row("Where names come from; several add up.", SOURCES, LOADING, form=values.SOURCE),
+        row("Where names come from: files or etcd; several sources add up.", SOURCES, LOADING, form=values.SOURCE),
     ] = []
     zone: Annotated[
         list[str],

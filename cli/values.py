@@ -34,7 +34,7 @@ def split_address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or (text.count(":") > 1 and not bracketed):
-        if text.count(":") > 1:
+        if text.count(":") > 1 and not text.endswith("]"):
             raise ValueError("an IPv6 address needs brackets")
         raise ValueError("the port is missing")
     try:
@@ -107,7 +107,7 @@ def _file(text: str) -> str:
     """An empty text is no file. What is named must be there: a typing error would surface as a failed handshake."""
     if not text:
         return text
-    if not os.path.isfile(text):
+    if os.path.isdir(text) or not os.path.exists(text):  # /dev/null and pipes are files enough
         raise ValueError("it is a folder" if os.path.isdir(text) else "there is no such file")
     if not os.access(text, os.R_OK):
         raise ValueError("we may not read it")

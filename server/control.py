@@ -30,6 +30,8 @@ LENGTH = struct.Struct("!I")
 MAX_FRAME = 64 * 1024
 #: Bounds descriptors and memory that idle clients can hold. When one more comes, the oldest goes.
 MAX_CLIENTS = 16
+#: Clients that the kernel keeps for us until we look.
+BACKLOG = 64
 #: A client that has not finished by then goes: it is stopped or not one of ours.
 CLIENT_TIMEOUT_S = 5.0
 #: For the owner and the group: who may write to the socket may command the server.
@@ -102,7 +104,9 @@ class ControlSocket:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError as error:  # the client has gone again, or we are out of descriptors
+        except BlockingIOError:  # the client has gone again
+            return
+        except OSError as error:  # most likely, we are out of descriptors
             log.warning("control socket: cannot accept: %s", error.strerror)
             return
         connection.setblocking(False)
@@ -217,7 +221,7 @@ def _listen(path: Path) -> socket.socket:
     old = os.umask(0o777 & ~MODE)
     try:
         listener.bind(os.fspath(path))
-        listener.listen(MAX_CLIENTS)
+        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()

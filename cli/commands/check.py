@@ -27,7 +27,7 @@ UNKNOWN_NAMES = 10_000
 
 
 @make_command("check", epilog=EXAMPLES, short_help="Would it start? Lists everything that is wrong.")
-@click.argument("part", type=click.Choice(["run", "serve", "load"]), default="run", required=False)
+@click.argument("part", type=click.Choice(["run", "serve", "load"]), default="run", required=False, metavar="[PART]")
 @click.option("--connect", is_flag=True, help="Ask etcd as well.")
 @click.option("--strict", is_flag=True, help="Warnings count as problems.")
 @json_option

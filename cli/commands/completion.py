@@ -16,7 +16,7 @@ Examples:
 
 
 @click.command("completion", cls=Command, epilog=EXAMPLES, short_help="Print a completion script for a shell.")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
     """Print a script that completes commands and options in SHELL: bash, zsh or fish."""

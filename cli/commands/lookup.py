@@ -21,8 +21,8 @@ Examples:
 
 
 @make_command("lookup", epilog=EXAMPLES, short_help="What the table holds for a name, and why it is the answer.")
-@click.argument("name")
-@click.argument("type", default="A", required=False)
+@click.argument("name", metavar="NAME")
+@click.argument("type", default="A", required=False, metavar="[TYPE]")
 @json_option
 def command(settings: Settings, name: str, type: str, as_json: bool) -> int:
     """Look NAME up in the table in shared memory, not over the network. TYPE is a record type, ANY for all; default A.

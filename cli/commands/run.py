@@ -106,17 +106,17 @@ def _already(settings: Settings, who: str) -> AlreadyRunning:
 
 
 def is_ready(instance: str) -> bool:
-    """Whether every worker that is there has a table to answer from."""
+    """Whether as many workers as wanted have a table to answer from."""
     from shm.board import Board
-    from shm.errors import StandoffError
+    from shm.layout import SlotKind
 
     try:
         board = Board.attach(instance)
     except StandoffError:
         return False
     try:
-        workers = list(board.workers())
-        return bool(workers) and all(worker.get("generation") for worker in workers)
+        ready = [slot for slot in board.workers() if slot.get("kind") == SlotKind.WORKER and slot.get("generation")]
+        return len(ready) >= max(1, board.supervisor.get("workers_wanted"))
     finally:
         board.close()
 
