@@ -1,4 +1,4 @@
-"""What is shipped works: source archive, wheel from it, clean environment, a DNS answer (the script of `make wheel`)."""
+"""What is shipped works: source archive, wheel, clean environment, a DNS answer (the script of `make wheel`)."""
 
 from __future__ import annotations
 
