@@ -36,6 +36,8 @@ def from_text(text: str, origin: bytes = ROOT, *, fold: bool = True) -> bytes:
     if text == ".":
         return ROOT
     raw = (text.lower() if fold else text).encode()
+    if b"." not in raw and len(raw) <= MAX_LABEL and len(raw) + len(origin) < MAX_NAME:
+        return _LENGTH[len(raw)] + raw + origin
     if raw.endswith(b"."):
         raw, origin = raw[:-1], ROOT
     try:

@@ -58,10 +58,12 @@ def parse(prefix: str, put: Put) -> list[Record]:
     """The records of one key. Raises Reject with a reason of one line."""
     zone, owner, type_text = _split(prefix, put.key)
     items, ttl = _value(put.value)
-    if type_text.upper() == _IP:
+    if type_text == _IP or type_text.upper() == _IP:
         pairs = [rdata.address(_text(item, _IP)) for item in items]
         return [Record(zone, owner, type_, ttl, data) for type_, data in pairs]
     type_ = rdata.type_number(type_text)
+    if type_ == rdata.A and len(items) == 1:
+        return [Record(zone, owner, rdata.A, ttl, rdata.ipv4(_text(items[0], "A")))]
     if type_ in _ONE_ONLY:
         _check_lone(type_, owner == zone, items)
     if type_ == rdata.TXT:

@@ -1,0 +1,411 @@
+"""The zone model: keys and their records in, the node blocks that change out.
+
+It knows which zones there are (configured ones, and those that records name), which names exist in them (empty
+non-terminals, too), where zone cuts, wildcards and DNAMEs are, and what is wrong with which key. What the records of
+one name come to is compiler.py's matter. One change costs as much as the names it touches, whatever the zone's size.
+
+The result depends on the keys' last records and revisions alone, not on the way there, with one exception: a zone's
+serial is the highest revision that touched it, and a deletion does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from loader import compiler, names
+from loader.compiler import Gift
+from loader.model import Record
+from loader.rdata import DNAME, NS, SOA
+from loader.tree import Tree
+from shm.layout import NodeFlag
+
+#: Types that change what other names are.
+_STRUCTURAL = frozenset((NS, SOA, DNAME))
+
+_FREE, _BELOW_CUT, _OCCLUDED = range(3)
+
+#: Gifts to one name that are kept in a list; more go into a dictionary by key. Lists are smaller, and most names have
+#: one or two gifts; but a SkyDNS service aggregates thousands.
+_FEW = 8
+
+
+class _Zone:
+    __slots__ = ("apex", "references", "serial")
+
+    def __init__(self, apex: bytes) -> None:
+        self.apex = apex
+        self.references = 0  # gifts that name the zone, and 1 if it is configured
+        self.serial = 0
+
+
+class Zones:
+    """All zones that this loader serves, from all its sources."""
+
+    def __init__(self, zones: Iterable[bytes] = (), default_ttl: int = 300) -> None:
+        """`zones` are served even without data; default_ttl, in seconds, is for records whose source gives no TTL."""
+        self._default_ttl = default_ttl
+        self._zones: dict[bytes, _Zone] = {}
+        self._keys: dict[str, bytes | tuple[bytes, ...]] = {}  # key -> the names that it gives to
+        self._gifts: dict[bytes, Gift | list[Gift] | dict[str, Gift]] = {}  # one gift as itself; see _FEW
+        # Names whose gifts or zone changed -> revision: settled before anything is told, once for a whole burst.
+        self._pending: dict[bytes, int] = {}
+        self._changed: set[bytes] = set()
+        self._tree = Tree(self._occupied, self._changed)
+        self._cuts: set[bytes] = set()  # names with NS that are no apex
+        self._dnames: set[bytes] = set()
+        self._outside: set[bytes] = set()  # names with gifts that no zone encloses
+        # Names whose gifts come to nothing, with their zone; and the same by zone, for the day it comes or goes.
+        self._void: dict[bytes, bytes] = {}
+        self._void_in: dict[bytes, set[bytes]] = {}
+        self._problems: dict[bytes, dict[str, str]] = {}
+        self._warnings: dict[bytes, dict[str, str]] = {}
+        self._ttls: dict[int, int] = {}  # one int object for each TTL
+        for apex in zones:
+            self._refer(apex, 0)
+
+    # ------------------------------------------------------------ in
+
+    def apply(self, key: str, records: Sequence[Record], revision: int) -> None:
+        """From now on `key` gives these records, as of `revision`; none: the key is deleted or gives nothing."""
+        if len(records) == 1 and key not in self._keys and self._apply_plain(key, records[0], revision):
+            return
+        before = self._names_of(key)
+        after = self._as_gifts(key, records, revision)
+        for gift in after.values():
+            if gift[2] is not None:
+                self._refer(gift[2], revision)
+        # The new zones are in, the old ones still there: no zone goes and comes back within one change.
+        released: list[bytes] = []
+        touched: list[bytes] = []
+        for owner in {*before, *after}:
+            old, new = self._gift(owner, key), after.get(owner)
+            if old is not None and old[2] is not None:
+                released.append(old[2])
+            if old != new:
+                self._replace(owner, old, new)
+                if new is not None:
+                    self._tree.link(owner)  # at once: a zone that comes before it is settled must find it
+                touched.append(owner)
+        if after:
+            owners = tuple(after)
+            self._keys[key] = owners if len(owners) > 1 else owners[0]
+        else:
+            self._keys.pop(key, None)
+        for owner in touched:
+            self._pend(owner, revision)
+        for apex in released:
+            self._release(apex, revision)
+
+    def _apply_plain(self, key: str, record: Record, revision: int) -> bool:
+        """The short way for a new key that gives one record to a new name in a known zone. False: take the long way."""
+        owner, type_ = record.owner, record.type
+        if owner in self._gifts or type_ in _STRUCTURAL:
+            return False
+        zone = self._zone_of(owner)
+        if zone is None or zone.apex == owner or (record.zone is not None and record.zone != zone.apex):
+            return False
+        named = None
+        if record.zone is not None:
+            named = zone.apex
+            zone.references += 1
+        self._gifts[owner] = (key, revision, named, type_, self._ttl(record.ttl), record.rdata)
+        self._keys[key] = owner
+        self._tree.link(owner)
+        self._changed.add(owner)
+        self._touch(zone, revision)
+        return True
+
+    def _as_gifts(self, key: str, records: Sequence[Record], revision: int) -> dict[bytes, Gift]:
+        content: dict[tuple[bytes, bytes | None], list[object]] = {}
+        for record in records:
+            content.setdefault((record.owner, record.zone), []).extend(
+                (record.type, self._ttl(record.ttl), record.rdata)
+            )
+        # A key names one zone, if any: of a name given to two zones the first counts.
+        gifts: dict[bytes, Gift] = {}
+        for (owner, apex), parts in content.items():
+            gifts.setdefault(owner, (key, revision, apex, *parts))
+        return gifts
+
+    def _ttl(self, ttl: int) -> int:
+        return self._ttls.setdefault(ttl if ttl >= 0 else self._default_ttl, ttl if ttl >= 0 else self._default_ttl)
+
+    # ------------------------------------------------------------ out
+
+    def take_changes(self) -> dict[bytes, bytes | None]:
+        """Name -> its node block, or None: it is not in the table (any more). Everything touched since the last call,
+        which may name what did not change in the end, and what was never there."""
+        self._settle_pending()
+        changes = {name: self._compile(name) for name in self._changed}
+        self._changed.clear()
+        return changes
+
+    def forget_changes(self) -> None:
+        """For who takes all_nodes() instead: the changes so far are in them."""
+        self._settle_pending()
+        self._changed.clear()
+
+    def all_nodes(self) -> Iterator[bytes]:
+        """The node blocks of all names. Nothing may be applied meanwhile."""
+        self._settle_pending()
+        gifts, zones, compile_ = self._gifts, self._zones, self._compile
+        for name in gifts:
+            if block := compile_(name):
+                yield block
+        for name in self._tree.parents():
+            if name not in gifts and name not in zones and (block := compile_(name)):
+                yield block
+        for name in zones:
+            if name not in gifts and (block := compile_(name)):
+                yield block
+
+    def __len__(self) -> int:
+        """Names that have records of their own (an apex always has). Occluded ones count, empty non-terminals don't."""
+        self._settle_pending()
+        bare = sum(1 for apex in self._zones if apex not in self._gifts or apex in self._void)
+        return len(self._gifts) - len(self._void) - len(self._outside) + bare
+
+    @property
+    def apexes(self) -> dict[bytes, int]:
+        """Apex -> serial, the highest revision that touched the zone."""
+        self._settle_pending()
+        return {zone.apex: zone.serial for zone in self._zones.values()}
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Key -> why it gives nothing, to one of its names at least."""
+        self._settle_pending()
+        return _by_key(self._problems)
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """Key -> what was changed or hidden of its records."""
+        self._settle_pending()
+        found = dict(self._warnings)
+        for top in self._dnames:
+            for name in self._tree.beneath(top, self._zones):
+                zone = self._zone_of(name)
+                if zone and self._occupied(name) and self._covered(name, zone.apex) == _OCCLUDED:
+                    hidden = f"{names.to_text(name)} is hidden by a DNAME above it"
+                    found[name] = {gift[0]: hidden for gift in self._gifts_of(name)}
+        return _by_key(found)
+
+    # ------------------------------------------------------------ what is known of a key
+
+    def keys(self) -> Iterator[str]:
+        """The keys that give records. Nothing may be applied meanwhile."""
+        return iter(self._keys)
+
+    def revision_of(self, key: str) -> int | None:
+        """The revision that the key's records were applied with; None if it gives none."""
+        owners = self._names_of(key)
+        gift = self._gift(owners[0], key) if owners else None
+        return None if gift is None else gift[1]
+
+    def gives(self, key: str, records: Sequence[Record]) -> bool:
+        """True if the key gives exactly these records already, whatever the revision."""
+        wanted = self._as_gifts(key, records, 0)
+        owners = self._names_of(key)
+        if len(owners) != len(wanted):
+            return False
+        for owner in owners:
+            gift = self._gift(owner, key)
+            if gift is None or owner not in wanted or gift[2:] != wanted[owner][2:]:
+                return False
+        return True
+
+    def gifts_of(self, name: bytes) -> list[Gift]:
+        """Provenance: what which key gives to a name (compiler.Gift), in the order of the keys."""
+        return sorted(self._gifts_of(name), key=lambda gift: str(gift[0]))
+
+    # ------------------------------------------------------------ gifts
+
+    def _names_of(self, key: str) -> tuple[bytes, ...]:
+        owners = self._keys.get(key, ())
+        return (owners,) if isinstance(owners, bytes) else owners
+
+    def _gifts_of(self, name: bytes) -> Collection[Gift]:
+        held = self._gifts.get(name, ())
+        if isinstance(held, dict):
+            return held.values()
+        return (held,) if held and isinstance(held, tuple) else held
+
+    def _gift(self, name: bytes, key: str) -> Gift | None:
+        held = self._gifts.get(name)
+        if isinstance(held, dict):
+            return held.get(key)
+        return next((gift for gift in self._gifts_of(name) if gift[0] == key), None)
+
+    def _replace(self, name: bytes, old: Gift | None, new: Gift | None) -> None:
+        held = self._gifts.get(name)
+        if isinstance(held, dict):
+            if old is not None:
+                del held[old[0]]
+            if new is not None:
+                held[new[0]] = new
+            if len(held) <= _FEW // 2:
+                self._gifts[name] = list(held.values())
+            return
+        gifts = [gift for gift in self._gifts_of(name) if gift is not old]
+        if new is not None:
+            gifts.append(new)
+        if len(gifts) > _FEW:
+            self._gifts[name] = {gift[0]: gift for gift in gifts}
+        elif gifts:
+            self._gifts[name] = gifts if len(gifts) > 1 else gifts[0]
+        else:
+            self._gifts.pop(name, None)
+
+    # ------------------------------------------------------------ zones
+
+    def _zone_of(self, name: bytes) -> _Zone | None:
+        """The longest zone that encloses the name."""
+        zones = self._zones
+        zone = zones.get(name)
+        while zone is None:
+            length = name[0]
+            if not length:
+                return None
+            name = name[length + 1 :]
+            zone = zones.get(name)
+        return zone
+
+    def _touch(self, zone: _Zone, revision: int) -> None:
+        if revision > zone.serial:
+            zone.serial = revision
+        self._changed.add(zone.apex)
+
+    def _refer(self, apex: bytes, revision: int) -> None:
+        zone = self._zones.get(apex)
+        if zone is None:
+            around = self._zone_of(apex)
+            self._zones[apex] = zone = _Zone(apex)
+            self._tree.link(apex)
+            self._zone_changed(apex, around, revision)
+        zone.references += 1
+
+    def _release(self, apex: bytes, revision: int) -> None:
+        zone = self._zones[apex]
+        zone.references -= 1
+        if not zone.references:
+            del self._zones[apex]
+            self._zone_changed(apex, zone, revision)
+
+    def _zone_changed(self, apex: bytes, before: _Zone | None, revision: int) -> None:
+        """The names at and beneath `apex` were in zone `before` (None: in none) and are in another now."""
+        if before is not None:
+            self._touch(before, revision)
+        void = self._void_in.get(before.apex, ()) if before is not None else ()
+        moved = [apex, *self._tree.beneath(apex, self._zones), *(name for name in void if names.is_under(name, apex))]
+        for name in moved:
+            self._pend(name, revision)
+
+    def _pend(self, name: bytes, revision: int) -> None:
+        self._pending[name] = max(revision, self._pending.get(name, 0))
+
+    def _settle_pending(self) -> None:
+        while self._pending:
+            self._settle(*self._pending.popitem())
+
+    # ------------------------------------------------------------ names
+
+    def _occupied(self, name: bytes) -> bool:
+        return name in self._zones or (name in self._gifts and name not in self._void)
+
+    def _settle(self, name: bytes, revision: int) -> None:
+        """Brings everything that is known of one name in line with its gifts and the zones."""
+        zone = self._zone_of(name)
+        gifts = self._gifts_of(name)
+        merged = compiler.merge(name, gifts, zone.apex if zone else None)
+        self._note(self._problems, name, merged.problems)
+        self._note(self._warnings, name, merged.warnings)
+        self._set_void(name, zone.apex if zone and gifts and not merged.rrsets else None)
+        if gifts and zone is None:
+            self._outside.add(name)
+        else:
+            self._outside.discard(name)
+        is_cut = NS in merged.rrsets and zone is not None and zone.apex != name
+        is_dname = DNAME in merged.rrsets
+        if is_cut != (name in self._cuts) or is_dname != (name in self._dnames):
+            (self._cuts.add if is_cut else self._cuts.discard)(name)
+            (self._dnames.add if is_dname else self._dnames.discard)(name)
+            self._changed.update(self._tree.beneath(name, self._zones))
+        if self._occupied(name):
+            self._tree.link(name)
+        else:
+            self._tree.unlink(name)
+        self._changed.add(name)
+        if zone:
+            self._touch(zone, revision)
+
+    @staticmethod
+    def _note(book: dict[bytes, dict[str, str]], name: bytes, found: dict[str, str]) -> None:
+        if found:
+            book[name] = found
+        else:
+            book.pop(name, None)
+
+    def _set_void(self, name: bytes, zone: bytes | None) -> None:
+        old = self._void.pop(name, None)
+        if old is not None:
+            self._void_in[old].remove(name)
+            if not self._void_in[old]:
+                del self._void_in[old]
+        if zone is not None:
+            self._void[name] = zone
+            self._void_in.setdefault(zone, set()).add(name)
+
+    def _covered(self, name: bytes, apex: bytes) -> int:
+        """What the names between `name` and the apex make of it. The topmost counts: beneath a cut no DNAME is
+        authoritative, beneath a DNAME there is no cut, and at one name the cut wins (RFC 6672 section 2.4)."""
+        if name == apex or not (self._cuts or self._dnames):
+            return _FREE
+        state = _FREE
+        while True:
+            name = name[name[0] + 1 :]
+            if name == apex:
+                return _OCCLUDED if name in self._dnames else state
+            if name in self._cuts:
+                state = _BELOW_CUT
+            elif name in self._dnames:
+                state = _OCCLUDED
+
+    def _compile(self, name: bytes) -> bytes | None:
+        zone = self._zone_of(name)
+        if zone is None:
+            return None
+        state = self._covered(name, zone.apex)
+        held = self._gifts.get(name) if name not in self._void else None
+        beneath = self._tree.has_beneath(name)
+        if state == _OCCLUDED or (held is None and not beneath and name != zone.apex):
+            return None
+        flags = self._flags(name, zone.apex, state) if beneath or self._cuts or self._dnames else 0
+        if isinstance(held, tuple) and len(held) == compiler.FIRST_RR + 3 and name != zone.apex:
+            return compiler.single(name, flags, held[3], held[4], held[5])
+        if name == zone.apex:
+            merged = compiler.merge(name, self._gifts_of(name), zone.apex)
+            return compiler.apex_node(name, flags, merged.rrsets, zone.serial)
+        if held is None:
+            return compiler.node(name, flags | NodeFlag.EMPTY, {})
+        return compiler.node(name, flags, compiler.merge(name, self._gifts_of(name), zone.apex).rrsets)
+
+    def _flags(self, name: bytes, apex: bytes, state: int) -> int:
+        flags = 0
+        if state == _BELOW_CUT:
+            flags |= NodeFlag.BELOW_CUT
+        elif name in self._cuts:
+            flags |= NodeFlag.DELEGATION
+        elif name in self._dnames:
+            return int(flags | NodeFlag.DNAME)
+        if self._tree.has_child(name, names.STAR + name):
+            flags |= NodeFlag.WILDCARD_CHILD
+        return int(flags)
+
+
+def _by_key(book: dict[bytes, dict[str, str]]) -> dict[str, str]:
+    """Key -> what is said of it; of a key that several names say something of, what the first in order says."""
+    said: dict[str, str] = {}
+    for name in sorted(book):
+        for key, text in book[name].items():
+            said.setdefault(key, text)
+    return said
