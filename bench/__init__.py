@@ -1,0 +1,1 @@
+"""Benchmarks. They drive the service from outside; nothing of the service knows them."""
