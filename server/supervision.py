@@ -17,8 +17,10 @@ FIRST_BACK_OFF_S = 0.1
 LONGEST_BACK_OFF_S = 10.0
 #: A child that lived this long has earned an immediate replacement again.
 STEADY_S = 10.0
-#: A reader inside, or without a heartbeat, for this long is replaced (R6).
+#: A child that shows no sign of life for this long is replaced (R6); one that is stuck inside the lock shows none.
 CONDEMN_AFTER_S = 1.0
+#: The most that one look adds to a child's silence: some ticks of the supervisor.
+LONGEST_LOOK_S = 0.25
 #: After SIGTERM a child has the drain time-out and this much; then SIGKILL.
 KILL_GRACE_S = 2.0
 
@@ -102,6 +104,9 @@ class Child:
     started: float
     kill_at: float | None = None  # set when it was told to go
     killed: bool = False
+    mark: int = 0  # the last sign of life, since when it has not moved, when that was looked at
+    quiet_s: float = 0.0
+    looked: float = 0.0
 
 
 @dataclass(slots=True)
@@ -156,13 +161,24 @@ class Supervision:
         self._back_off(place, now)
         return self.tick(now)
 
-    def stale(self, pid: int, seconds: float, now: float) -> list[Action]:
-        """A child has been inside the lock, or silent, for so many seconds."""
+    def observed(self, pid: int, mark: int, now: float) -> list[Action]:
+        """A look at a child's sign of life, whatever `mark` is: it lives if the mark moves.
+
+        Only time in which the supervisor itself looked counts as silence: after a stall of the whole machine nobody has
+        moved, and nobody is to blame.
+        """
         child = self.children.get(pid)
-        if child is None or child.killed or seconds < CONDEMN_AFTER_S or now - child.started < CONDEMN_AFTER_S:
+        if child is None or child.killed:
+            return []
+        if child.mark != mark:
+            child.mark, child.quiet_s, child.looked = mark, 0.0, now
+            return []
+        child.quiet_s += min(now - child.looked, LONGEST_LOOK_S)
+        child.looked = now
+        if child.quiet_s < CONDEMN_AFTER_S:
             return []
         child.killed = True
-        return [Kill(pid, child.role, f"no sign of life for {seconds:.2f} s")]
+        return [Kill(pid, child.role, f"no sign of life for {child.quiet_s:.1f} s")]
 
     def scale(self, workers: int, now: float) -> list[Action]:
         """Change the number of workers. Raises ValueError out of 1..MOST_WORKERS."""

@@ -184,11 +184,8 @@ class Supervisor:
         return [(pid, slots[pid]) for pid in self._tree.children if pid in slots]
 
     def _watch(self, now: float) -> None:
-        clock = time.monotonic_ns()
         for pid, slot in self._slots_of_children():
-            silent = clock - slot.get("heartbeat_ns")
-            inside = clock - slot.get("since_ns") if slot.get("section") & 1 else 0
-            self._do(self._tree.stale(pid, max(silent, inside) / 1e9, now))
+            self._do(self._tree.observed(pid, slot.get("heartbeat_ns"), now))
 
     def _answers(self) -> bool:
         """Real progress, for the watchdog: some worker has had a heartbeat within the last second."""

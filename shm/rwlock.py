@@ -20,7 +20,7 @@ Holder dies     a reader: its gate stays taken and its section odd; the writer s
 Proof           shm/rwlock.pml (tests/model), tests/incident, tests/torture
 
 Safety does not rest on the semaphores (R5 and the live word give it); they keep a writer's swap from falling into the
-middle of a batch, and they are what makes a waiting writer visible and polite. Semaphores are used in this module only.
+middle of a batch, and they are what makes a waiting writer visible and polite. Semaphores are used here and in the compiled half (shm/_section.pyx) only.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from types import TracebackType
 
 import posix_ipc
 
 from shm import layout
 from shm._atomic import Words
+from shm._section import Section
 from shm.board import Board, ClaimedSlot
 from shm.errors import LockError
-from shm.segment import SHARED_MODE, Names
+from shm.segment import SHARED_MODE
 
 #: R1: the longest a reader waits for its gate. Bounds what a dead or stopped writer can cost a client, once.
 GATE_PATIENCE_S = 0.010
@@ -52,82 +52,45 @@ GRACE_SPIN_NS = 200_000
 GRACE_SLEEP_S = 0.001
 
 _SECTION = layout.SLOT_WORDS["section"]
-_SINCE = layout.SLOT_WORDS["since_ns"]
 _GATE = layout.SLOT_WORDS["gate"]
 
 
-def _new_gate(names: Names, slot: int, incarnation: int) -> posix_ipc.Semaphore:
+def _new_gate(name: str) -> None:
     """A free gate under a name that was not used before; a leftover of that name is removed."""
-    name = names.gate(slot, incarnation)
     old_umask = os.umask(0)  # sem_open applies it, and there is no fchmod for semaphores
     try:
-        return posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=SHARED_MODE, initial_value=1)
-    except posix_ipc.ExistentialError:
-        posix_ipc.unlink_semaphore(name)
-        return posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=SHARED_MODE, initial_value=1)
+        for _ in range(2):
+            try:
+                posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=SHARED_MODE, initial_value=1).close()
+            except posix_ipc.ExistentialError:
+                posix_ipc.unlink_semaphore(name)
+            else:
+                return
+        raise LockError(f"another process keeps making {name}: is the slot taken twice?")
     finally:
         os.umask(old_umask)
 
 
-def _unlink_gate(names: Names, slot: int, incarnation: int) -> None:
+def _unlink_gate(name: str) -> None:
     try:
-        posix_ipc.unlink_semaphore(names.gate(slot, incarnation))
+        posix_ipc.unlink_semaphore(name)
     except posix_ipc.ExistentialError:
         pass
 
 
-class ReadLock:
-    """The reading side for one slot: `with lock.read() as live:`. One process, one thread, never nested."""
+class ReadLock(Section):
+    """The reading side for one slot: `with lock.read() as live:`. One process, one thread, never nested.
+
+    Raises LockError when it is taken twice, released untaken, or used after close.
+    """
 
     def __init__(self, board: Board, slot: ClaimedSlot) -> None:
+        super().__init__(board.words, slot.words)
         self._names = board.names
-        self._board_words = board.words
         self._slot = slot
-        self._words = slot.words
-        self._section = slot.get("section")
-        self._inside = False
-        self._past = False
-        self._gate: posix_ipc.Semaphore | None = None
         self._renew_gate()
 
-    def read(self) -> ReadLock:
-        return self
-
-    def __enter__(self) -> int:
-        """Returns the live word."""
-        if self._inside:
-            raise LockError("read lock taken twice: leave the first section before entering another")
-        gate = self._gate
-        if gate is None:
-            raise LockError("read lock used after close")
-        try:
-            gate.acquire(0)
-        except posix_ipc.BusyError:
-            self._past = not self._wait(gate)
-        self._inside = True
-        self._section += 1
-        since = time.monotonic_ns()
-        self._since = since
-        self._words.store(_SINCE, since)
-        self._words.store_fenced(_SECTION, self._section)  # R2
-        return self._board_words.load(layout.LIVE)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not self._inside:
-            raise LockError("read lock released without having been taken")
-        self._section += 1
-        self._words.store(_SECTION, self._section)
-        self._inside = False
-        held = time.monotonic_ns() - self._since
-        _record(self._words, layout.HOLD_HISTOGRAM, held)
-        self._slot.maximum("hold_max_ns", held)
-        if self._past:
-            self._past = False
-            self._renew_gate()
-        else:
-            self._gate.release()  # type: ignore[union-attr]
-
-    def _wait(self, gate: posix_ipc.Semaphore) -> bool:
+    def _wait(self) -> bool:
         """R1: wait for the gate on the monotonic clock (sem_timedwait counts on the wall clock). True if we have it."""
         start = time.monotonic_ns()
         deadline = start + int(GATE_PATIENCE_S * 1e9)
@@ -140,34 +103,28 @@ class ReadLock:
             else:
                 time.sleep(0.0002)
             spins += 1
-            try:
-                gate.acquire(0)
-                had = True
-            except posix_ipc.BusyError:
-                pass
+            had = self._try_gate()
         if not had:
             self._slot.add("past_gate")
         waited = time.monotonic_ns() - start
-        _record(self._words, layout.GATE_WAIT_HISTOGRAM, waited)
+        _record(self._slot.words, layout.GATE_WAIT_HISTOGRAM, waited)
         self._slot.maximum("gate_wait_max_ns", waited)
         return had
 
     def _renew_gate(self) -> None:
         """A gate of its own under a new name; whoever still holds the old one holds nothing."""
         old = self._slot.get("gate")
-        if self._gate is not None:
-            self._gate.close()
-        self._gate = _new_gate(self._names, self._slot.number, old + 1)
+        name = self._names.gate(self._slot.number, old + 1)
+        _new_gate(name)
+        self._open_gate(name)
         self._slot.set("gate", old + 1)
-        _unlink_gate(self._names, self._slot.number, old)
+        _unlink_gate(self._names.gate(self._slot.number, old))
 
     def close(self) -> None:
-        if self._inside:
+        if self.held:
             raise LockError("read lock closed while it is held")
-        if self._gate is not None:
-            self._gate.close()
-            self._gate = None
-            _unlink_gate(self._names, self._slot.number, self._slot.get("gate"))
+        self._close_gate()
+        _unlink_gate(self._names.gate(self._slot.number, self._slot.get("gate")))
 
 
 def _record(words: Words, histogram: int, nanoseconds: int) -> None:
