@@ -137,31 +137,54 @@ def steer(sock: socket.socket, sockets: int) -> bool:
 
 
 class SocketTable:
-    """All UDP sockets, by worker, and the TCP listeners. Kept by the supervisor, inherited by every worker."""
+    """All UDP sockets, by worker, and the TCP listeners. Kept by the supervisor, inherited by its children.
+
+    A group's members are numbered in the order of their opening, and `steer` counts on it: a socket that stays open
+    somewhere while its successor is opened would go on getting datagrams that nobody reads. So where the kernel steers,
+    a worker that goes for good leaves its sockets parked here, for the next worker of its number.
+    """
 
     def __init__(self, addresses: Iterable[Address]) -> None:
         self.addresses = tuple(addresses)
         self.udp: dict[int, list[socket.socket]] = {}
+        self._parked: dict[int, list[socket.socket]] = {}
+        self._steered = False
         self.tcp = [open_tcp(address) for address in self.addresses]
 
     def open_for(self, worker: int) -> list[socket.socket]:
-        """Open the sockets of a new worker."""
-        self.udp[worker] = [open_udp(address) for address in self.addresses]
+        """The sockets of a new worker."""
+        parked = self._parked.pop(worker, None)
+        self.udp[worker] = parked or [open_udp(address) for address in self.addresses]
         return self.udp[worker]
 
     def close_for(self, worker: int) -> None:
-        for sock in self.udp.pop(worker, ()):
-            sock.close()
+        """A worker is gone for good."""
+        sockets = self.udp.pop(worker, [])
+        if self._steered:
+            self._parked[worker] = sockets
+        else:
+            _close(sockets)
 
     def steer(self, workers: int) -> None:
         """Send every group's datagrams to the first `workers` members."""
-        for sock in self.udp.get(0, ()):
-            if not steer(sock, workers):
-                return
+        self._steered = all(steer(sock, workers) for sock in self.udp.get(0, ()))
+
+    def close_udp(self) -> None:
+        for sockets in (*self.udp.values(), *self._parked.values()):
+            _close(sockets)
+        self.udp.clear()
+        self._parked.clear()
+
+    def close_tcp(self) -> None:
+        _close(self.tcp)
+        self.tcp = []
 
     def close(self) -> None:
-        for worker in list(self.udp):
-            self.close_for(worker)
-        for sock in self.tcp:
-            with contextlib.suppress(OSError):
-                sock.close()
+        self.close_udp()
+        self.close_tcp()
+
+
+def _close(sockets: Iterable[socket.socket]) -> None:
+    for sock in sockets:
+        with contextlib.suppress(OSError):
+            sock.close()

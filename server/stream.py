@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from server._batch import Counters, answer_packet
 from server.answer import Policy
+from server.orphan import Orphanhood
 from server.worker import IDLE_S, MAP_ATTEMPTS, reference_for
 from shm._table import Table
 from shm.board import Board
@@ -39,6 +40,7 @@ class Answerer:
     def __init__(self, instance: str, policy: Policy) -> None:
         self._board = Board.attach(instance)
         self.slot = self._board.claim(SlotKind.STREAM, preferred=max(self._board.slots))
+        self.orphanhood = Orphanhood(self._board, SlotKind.STREAM)
         self._lock = ReadLock(self._board, self.slot)
         self._tables = TableReader(self._board, self.slot)
         self._policy = policy
@@ -207,6 +209,8 @@ class StreamServer:
                 checked = now
                 for client in [c for c in self._clients if now - c.last_progress > self._limits.idle_s]:
                     client.cut_off()
+                if self.answerer.orphanhood.must_leave():
+                    self._stop.set()
             await asyncio.sleep(IDLE_S)
 
 

@@ -243,6 +243,8 @@ class Supervisor:
             self._tree.start_failed(role, time.monotonic())
             return
         if pid == 0:
+            if ends:
+                ends[0].close()
             self._be(role, ends[1] if ends else None)
         log.info("%s: pid %d", role, pid)
         self._words.add("workers_started")
@@ -285,6 +287,11 @@ class Supervisor:
             self._board.close()  # a worker maps no page writable but its own
             for other in self._handovers.values():
                 other.close()
+            # A socket open in a child that does not read it would outlive its reader, and go on getting queries.
+            if role.kind is not Kind.WORKER:
+                self._sockets.close_udp()
+            if role.kind is not Kind.STREAM:
+                self._sockets.close_tcp()
             _name_process(f"standoff {role}")
             status = self._run_role(role, handover)
         except BaseException:

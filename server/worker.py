@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import select
 import signal
 import socket
@@ -14,12 +13,12 @@ from dataclasses import dataclass, field
 from server._batch import Batch, Counters
 from server.answer import Policy, answer
 from server.handover import Handover
+from server.orphan import Orphanhood
 from shm._table import Table
 from shm.board import Board
 from shm.errors import StandoffError
 from shm.layout import SlotKind
 from shm.rwlock import ReadLock
-from shm.segment import is_held
 from shm.tables import NotMapped, TableReader
 
 log = logging.getLogger(__name__)
@@ -29,8 +28,6 @@ IDLE_S = 0.020
 #: A worker whose heartbeat is older than this has its sockets drained by the next live one.
 NEIGHBOUR_STALE_NS = 50_000_000
 HOUSEKEEPING_NS = 10_000_000
-#: A worker whose supervisor died answers on until a new supervisor's workers are there, or this long.
-ORPHAN_PATIENCE_S = 30.0
 #: Looks at a table that is announced but not mapped yet, before the batch gets SERVFAIL.
 MAP_ATTEMPTS = 3
 
@@ -76,8 +73,7 @@ class Worker:
         self._batch = Batch(setup.policy.max_udp_size, reference, Counters(self._slot.words))
         self._adopted = 0
         self._running = True
-        self._parent = os.getppid()
-        self._orphan_since: float | None = None
+        self._orphanhood = Orphanhood(self._board, SlotKind.WORKER, setup.index)
         self._neighbours: list[int] = []  # descriptors
         self._checked_ns = 0
         self._poll = select.poll()
@@ -170,25 +166,7 @@ class Worker:
         for fd in set(stale) - set(self._neighbours):
             self._poll.register(fd, select.POLLIN)
         self._neighbours = stale
-        self._check_parent()
-
-    def _check_parent(self) -> None:
-        """Without a supervisor: answer on until another one's workers are there, and give up after a while."""
-        if os.getppid() == self._parent:
-            return
-        now = time.monotonic()
-        if self._orphan_since is None:
-            self._orphan_since = now
-            log.warning("worker %d: the supervisor is gone; answering on", self._setup.index)
-        replaced = is_held(self._board.names.lock("supervisor")) and any(
-            slot.get("pid") != os.getpid()
-            and slot.get("worker") == self._setup.index
-            and slot.get("kind") == SlotKind.WORKER
-            and slot.get("generation")
-            for slot in map(self._board.slot, self._board.live_slots())
-        )
-        if replaced or now - self._orphan_since > ORPHAN_PATIENCE_S:
-            log.warning("worker %d: leaving, %s", self._setup.index, "replaced" if replaced else "no supervisor came")
+        if self._running and self._orphanhood.must_leave():
             self._running = False
 
     def _stale_neighbours(self, now: int) -> list[int]:
