@@ -1,0 +1,227 @@
+"""Wiring of the loader: sources, publisher, signals, standby. Settings in, exit status out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Protocol
+
+from loader import etcd_url, names
+from loader.etcd_channel import ClientOptions
+from loader.etcd_source import EtcdSource
+from loader.feed import Feed, Update, etcd_feed
+from loader.files import FileSource
+from loader.publisher import ProgressBar, Publisher
+from loader.zone import Zones
+from shm.board import Board
+from shm.errors import StandoffError
+from shm.layout import LoaderState
+from shm.notify import notify, watchdog_interval_s
+from shm.segment import LockFile
+from shm.tables import TableWriter, remove_leftovers
+
+log = logging.getLogger(__name__)
+
+#: How often a standby asks whether the loader is gone, and the loader shows a sign of life.
+STANDBY_POLL_S = 0.1
+BEAT_S = 0.1
+#: How often what is wrong with keys is looked through and logged.
+TELL_S = 1.0
+#: Updates that may wait while a swap is made; beyond, the sources are not read and hold them themselves.
+QUEUE = 1024
+#: After a failed publish (no memory, say) the next try.
+RETRY_S = 1.0
+
+
+class LoaderSettings(Protocol):
+    """What the loader needs of the settings (cli/settings.py)."""
+
+    @property
+    def instance(self) -> str: ...
+    @property
+    def source(self) -> list[str]: ...
+    @property
+    def zone(self) -> list[str]: ...
+    @property
+    def default_ttl(self) -> int: ...
+    @property
+    def relist_interval(self) -> float: ...
+    @property
+    def etcd_user(self) -> str: ...
+    @property
+    def etcd_password(self) -> str: ...
+    @property
+    def etcd_password_file(self) -> Path | None: ...
+    @property
+    def etcd_cacert(self) -> Path | None: ...
+    @property
+    def etcd_cert(self) -> Path | None: ...
+    @property
+    def etcd_key(self) -> Path | None: ...
+
+
+def load(settings: LoaderSettings, progress: ProgressBar | None = None) -> int:
+    """Mirror the sources until told to stop; 0, or 1 with the reason in the log."""
+    try:
+        return asyncio.run(_Loader(settings, progress).run())
+    except (StandoffError, ValueError) as error:
+        log.error("%s", error)
+        return 1
+
+
+class _Loader:
+    """One loader process: a standby first, then the one that writes."""
+
+    def __init__(self, settings: LoaderSettings, progress: ProgressBar | None) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._zones = [names.from_text(zone) for zone in settings.zone]
+        self._feeds = [_feed(url, settings, self._zones) for url in settings.source]
+        self._queue: asyncio.Queue[tuple[int, Update]] = asyncio.Queue(QUEUE)
+        self._stop = asyncio.Event()
+        self._ready = False
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        board = Board.create_or_attach(self._settings.instance)
+        lock = LockFile(board.names.lock("writer"))
+        if not await self._acquire(lock):
+            return 0
+        writer = TableWriter(board)
+        self._introduce(writer, remove_leftovers(board))
+        publisher = Publisher(
+            writer, Zones(self._zones, self._settings.default_ttl), len(self._feeds), self._progress
+        )
+        tasks = [asyncio.create_task(self._read(number, feed)) for number, feed in enumerate(self._feeds)]
+        tasks.append(asyncio.create_task(self._beat(writer, board, publisher)))
+        work = asyncio.create_task(self._work(publisher))
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            done, _ = await asyncio.wait([*tasks, work, stop], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stop}:
+                await task  # only an error ends one of these; it is told by `load`
+            return 0 if stop in done else 1
+        finally:
+            notify(STOPPING="1")
+            await _cancel([*tasks, work, stop])
+            writer.close()
+            lock.release()
+
+    async def _acquire(self, lock: LockFile) -> bool:
+        """Become the one writer, as a standby for as long as it takes. False if told to stop meanwhile."""
+        waited = False
+        while not lock.try_acquire():
+            if not waited:
+                waited = True
+                log.info("standby: another loader holds %s; taking over when it ends", lock.path)
+                notify(READY="1", STATUS="standby: another loader is at work")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), STANDBY_POLL_S)
+                return False
+        if waited:
+            log.warning("the other loader is gone: taking over")
+        return True
+
+    def _introduce(self, writer: TableWriter, leftovers: int) -> None:
+        if leftovers:
+            log.info("removed %d unfinished tables of a loader that died", leftovers)
+        words = writer.words
+        words.set("loader_pid", os.getpid())
+        words.set("loader_started_ns", time.time_ns())
+        words.set("loader_state", LoaderState.STARTING)
+        words.set("write_hold_since_ns", 0)
+
+    async def _read(self, number: int, feed: Feed) -> None:
+        async with contextlib.aclosing(feed.run()) as updates:
+            async for update in updates:
+                await self._queue.put((number, update))
+        raise StandoffError(f"source {self._settings.source[number]} has ended")
+
+    async def _work(self, publisher: Publisher) -> None:
+        """Take what has come, publish it in one swap; what comes meanwhile is the next swap's."""
+        while True:
+            source, update = await self._queue.get()
+            await publisher.take(source, update)
+            while not self._queue.empty():
+                await publisher.take(*self._queue.get_nowait())
+            while True:
+                try:
+                    await publisher.publish()
+                    break
+                except StandoffError as error:
+                    log.error("cannot publish: %s; trying again", error)
+                    await asyncio.sleep(RETRY_S)
+
+    async def _beat(self, writer: TableWriter, board: Board, publisher: Publisher) -> None:
+        """Show on the board, and to systemd, that the loader lives and how its sources are."""
+        interval = watchdog_interval_s()
+        fed = told = 0.0
+        while True:
+            now = time.monotonic()
+            writer.words.set("loader_heartbeat_ns", time.monotonic_ns())
+            self._show_sources(writer)
+            if not self._ready and board.live:
+                self._ready = True
+                notify(READY="1", STATUS="a table is published")
+            if interval is not None and now - fed > interval:
+                fed = now
+                notify(WATCHDOG="1")
+            if now - told > TELL_S:
+                told = now
+                publisher.tell()
+            await asyncio.sleep(BEAT_S)
+
+    def _show_sources(self, writer: TableWriter) -> None:
+        states = [feed.status for feed in self._feeds]
+        words = writer.words
+        words.set("loader_state", max((s.state for s in states), key=_SEVERITY.index))
+        words.set("source_seen_ns", min(s.last_seen_ns for s in states))
+        words.set("relists", sum(s.relists for s in states))
+        words.set("drift", sum(s.drift for s in states))
+        notes = [f"{url}: {s.error}" for url, s in zip(self._settings.source, states, strict=True) if s.error]
+        writer.note("; ".join(notes))
+
+
+#: The worst of several sources' states is the loader's.
+_SEVERITY = [LoaderState.FRESH, LoaderState.LISTING, LoaderState.STARTING, LoaderState.STALE]
+
+
+def _feed(url: str, settings: LoaderSettings, zones: list[bytes]) -> Feed:
+    """Raises ValueError for a URL that is none."""
+    if not etcd_url.is_etcd_url(url):
+        return FileSource(url.removeprefix("file:"), zones)
+    parsed = etcd_url.parse(url)
+    if parsed.schema == "skydns" and not zones:
+        raise ValueError(f"{url}: schema skydns does not tell zones; give them with --zone")
+    source = EtcdSource(parsed, _options(settings, tls=parsed.tls), relist_interval=settings.relist_interval)
+    return etcd_feed(source, parsed, zones)
+
+
+def _options(settings: LoaderSettings, *, tls: bool) -> ClientOptions:
+    password = settings.etcd_password
+    if settings.etcd_password_file is not None:
+        try:
+            password = settings.etcd_password_file.read_text().splitlines()[0]
+        except (OSError, IndexError) as error:
+            raise ValueError(f"etcd_password_file {settings.etcd_password_file}: {error}") from error
+    return ClientOptions(
+        tls=tls,
+        user=settings.etcd_user,
+        password=password,
+        cacert=str(settings.etcd_cacert or ""),
+        cert=str(settings.etcd_cert or ""),
+        key=str(settings.etcd_key or ""),
+    )
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,165 @@
+"""What the sources say, into the tables: apply to the zone model, compile what changed, swap once for all of a burst."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from loader.feed import Update
+from loader.model import Record
+from loader.zone import Zones
+from shm.tables import TableWriter
+
+log = logging.getLogger(__name__)
+
+#: Keys applied between two looks at the event loop: some 50 ms of work, so that keepalives and signals are not starved.
+STEP = 5000
+#: Problems logged one by one at a time; of more, only the number.
+LOGGED_PROBLEMS = 20
+
+
+class ProgressBar(Protocol):
+    """Shows how far a long load is."""
+
+    def start(self, total: int | None) -> None: ...
+    def advance(self, n: int = 1) -> None: ...
+    def done(self) -> None: ...
+
+
+class Publisher:
+    """Owns the zone model and the tables' writer. Every source has a number, so that equal keys do not meet."""
+
+    def __init__(self, writer: TableWriter, zones: Zones, sources: int, progress: ProgressBar | None = None) -> None:
+        self._writer = writer
+        self._zones = zones
+        self._progress = progress
+        self._keys: list[set[str]] = [set() for _ in range(sources)]
+        self._listed = [False] * sources
+        self._revisions = [0] * sources
+        self._source_problems: dict[str, str] = {}
+        self._told: set[str] = set()
+        self._published_revision = -1
+        self._meta: dict[str, Any] = {}
+        self.published = False
+        self._untold = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether every source has told its whole content at least once. Nothing is published before: a table without
+        one source's names would deny that they exist."""
+        return all(self._listed)
+
+    @property
+    def revision(self) -> int:
+        """The source revision that the zone model stands for: the first source's."""
+        return self._revisions[0]
+
+    async def take(self, source: int, update: Update) -> None:
+        """Apply an update to the zone model."""
+        if self._progress is not None:
+            self._progress.start(len(update.records))
+        keys = self._keys[source]
+        gone = keys - update.records.keys() if update.full else set()
+        for done, (key, records) in enumerate(_all(update, gone), 1):
+            self._apply(source, key, records, update)
+            if done % STEP == 0:
+                if self._progress is not None:
+                    self._progress.advance(STEP)
+                await self._breathe()
+        self._listed[source] |= update.full
+        self._revisions[source] = update.revision
+        if self._progress is not None:
+            self._progress.done()
+
+    def _apply(self, source: int, key: str, records: list[Record] | None, update: Update) -> None:
+        name = f"{source}:{key}" if source else key
+        self._zones.apply(name, records or (), update.revisions.get(key, update.revision))
+        problem = update.problems.get(key)
+        if problem is not None:
+            self._source_problems[name] = problem
+        else:
+            self._source_problems.pop(name, None)
+        if records or problem is not None:
+            self._keys[source].add(key)
+        else:
+            self._keys[source].discard(key)
+
+    async def publish(self) -> None:
+        """Bring what has been taken since the last time before the workers. Raises SegmentError if memory is short."""
+        if not self.complete:
+            return
+        if not self.published:
+            await self._publish_all()
+        else:
+            changes = self._zones.take_changes()
+            if not changes and self._published_revision == self.revision:
+                return
+            meta = self._describe()
+            await _drive(self._writer.apply(changes, self.revision, meta))
+        self._published_revision = self.revision
+        self._untold = True
+
+    async def _publish_all(self) -> None:
+        self._zones.take_changes()
+        names = len(self._zones)
+        if self._progress is not None:
+            self._progress.start(names)
+        shown = 0
+
+        def advance(done: int) -> None:
+            nonlocal shown
+            if self._progress is not None:
+                self._progress.advance(done - shown)
+            shown = done
+
+        started = time.monotonic()
+        await _drive(self._writer.replace(self._zones.all_nodes(), self.revision, self._describe(), names, advance))
+        if self._progress is not None:
+            self._progress.done()
+        log.info("published %d names at revision %d (%.1f s)", names, self.revision, time.monotonic() - started)
+        self.published = True
+
+    def _describe(self) -> dict[str, Any]:
+        """The table's meta block; the same object as long as nothing in it changes."""
+        zones = sorted(self._zones.apexes())
+        if self._meta.get("zones") != zones:
+            self._meta = {"zones": zones}
+        return self._meta
+
+    def tell(self) -> None:
+        """Count and log what is wrong with keys. Looks through all problems: for every second, not for every swap."""
+        if not self._untold:
+            return
+        self._untold = False
+        words = self._writer.words
+        problems = {**self._source_problems, **self._zones.problems}
+        words.set("keys", sum(map(len, self._keys)))
+        words.set("rejects", len(problems))
+        fresh = [(key, reason) for key, reason in problems.items() if f"{key} {reason}" not in self._told]
+        for key, reason in fresh[:LOGGED_PROBLEMS]:
+            log.warning("key %s: %s", key, reason)
+        if len(fresh) > LOGGED_PROBLEMS:
+            log.warning("and %d more keys with problems", len(fresh) - LOGGED_PROBLEMS)
+        for key, reason in self._zones.warnings.items():
+            if f"{key} {reason}" not in self._told:
+                log.info("key %s: %s", key, reason)
+        self._told = {f"{key} {reason}" for book in (problems, self._zones.warnings) for key, reason in book.items()}
+
+    async def _breathe(self) -> None:
+        self._writer.words.set("loader_heartbeat_ns", time.monotonic_ns())
+        await asyncio.sleep(0)
+
+
+def _all(update: Update, gone: set[str]) -> Iterator[tuple[str, list[Record] | None]]:
+    yield from update.records.items()
+    for key in gone:
+        yield key, None
+
+
+async def _drive(steps: Iterator[float]) -> None:
+    """Run the writer's steps, sleeping where it wants to."""
+    for pause in steps:
+        await asyncio.sleep(pause)
