@@ -87,7 +87,7 @@ def test_a_handler_may_refuse(path: Path) -> None:
 
 
 def test_a_handler_that_fails_costs_the_server_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    answers = iter([lambda: 1 / 0, dict])
+    answers: Iterator[Any] = iter([lambda: 1 / 0, dict])
     with serving(path, lambda _: next(answers)()):
         assert not client.ask(path, "scale", {})[0].ok
         assert client.ask(path, "scale", {})[0].ok
