@@ -255,17 +255,18 @@ class Etcd(EtcdChannel):
         response = await self.call("Status")
         return response.version, response.header.cluster_id
 
-    async def enable_auth(self, root_password: str, users: dict[str, tuple[str, str]]) -> None:
-        """Switch authentication on, with a root user and further users: name -> (password, prefix it may use)."""
+    async def add_user(self, name: str, password: str, prefix: str, permission: int = PERMISSION_READWRITE) -> None:
+        """A user with a role of the same name that may use what is under prefix."""
+        await self.call("UserAdd", name=name, password=password)
+        await self.call("RoleAdd", name=name)
+        await self.call("RoleGrantPermission", name=name, perm={"permType": permission, **_range(prefix)})
+        await self.call("UserGrantRole", user=name, role=name)
+
+    async def enable_auth(self, root_password: str) -> None:
+        """Switch authentication on, with a root user."""
         await self.call("UserAdd", name="root", password=root_password)
         await self.call("RoleAdd", name="root")
         await self.call("UserGrantRole", user="root", role="root")
-        for name, (password, prefix) in users.items():
-            await self.call("UserAdd", name=name, password=password)
-            await self.call("RoleAdd", name=name)
-            permission = {"permType": PERMISSION_READWRITE, **_range(prefix)}
-            await self.call("RoleGrantPermission", name=name, perm=permission)
-            await self.call("UserGrantRole", user=name, role=name)
         await self.call("AuthEnable")
 
 

@@ -171,12 +171,14 @@ class EtcdChannel:
         code, details = error.code(), error.details() or ""
         where = f"etcd {self.endpoint}"
         status = grpc.StatusCode
-        if code == status.UNAUTHENTICATED or "auth store is old" in details:
+        nameless = code == status.INVALID_ARGUMENT and "user name is empty" in details
+        if code == status.UNAUTHENTICATED or "auth store is old" in details or (nameless and self.options.user):
+            # The last: authentication was switched on after we had connected.
             return TokenExpired(f"{where}: token refused ({details}); is the user still there?")
         if code == status.PERMISSION_DENIED:
             user = self.options.user
             return AuthFailed(f"{where}: user {user!r} may not do this ({details}); grant its role read on the prefix")
-        if code == status.INVALID_ARGUMENT and "user name is empty" in details:
+        if nameless:
             return AuthFailed(f"{where} wants a user: set the etcd user and password ({details})")
         if code == status.INVALID_ARGUMENT and "authentication failed" in details:
             return AuthFailed(f"{where}: wrong user {self.options.user!r} or wrong password ({details})")

@@ -5,7 +5,8 @@
         async for item in items: ...
 
 What arrives while the consumer is busy is offered merged, when it comes back: one swap for all of it. run() never ends
-and never raises for what etcd does; source.status tells how it is. One event loop, one run() at a time.
+and never raises for what etcd does; source.status tells how it is. One run() at a time, and one event loop for the life
+of the process: grpc.aio loses events when a second loop follows a closed one.
 """
 
 from __future__ import annotations
@@ -160,9 +161,7 @@ class EtcdSource:
     async def _step(self, event: m.Event | None, pending: list[Listing | Changes]) -> None:
         if event is None:
             return
-        if isinstance(event, m.Failed):
-            self._error = event.reason
-        elif not isinstance(event, m.Tick):
+        if not isinstance(event, m.Failed | m.Tick):
             self._last_seen_ns = time.time_ns()
             if isinstance(event, m.WatchRead):
                 self._error = ""
@@ -198,6 +197,10 @@ class EtcdSource:
                 self._note(text, urgent)
 
     def _note(self, text: str, urgent: bool) -> None:
+        if self._etcd is not None and self._etcd.endpoint not in text:
+            text = f"etcd {self._etcd.endpoint}: {text}"
+        if urgent and not self._mirror.watching:
+            self._error = text
         now = time.monotonic()
         if text != self._logged[0] or now - self._logged[1] > _LOG_AGAIN:
             self._logged = (text, now)

@@ -50,8 +50,8 @@ def make_etcd(etcd_binary: Path, tmp_path: Path) -> Iterator[Callable[..., EtcdS
     """Start servers with flags of the test's own."""
     servers: list[EtcdServer] = []
 
-    def make(*flags: str, **options: str) -> EtcdServer:
-        servers.append(EtcdServer(etcd_binary, tmp_path / f"etcd{len(servers)}", *flags, **options))
+    def make(*flags: str, scheme: str = "http") -> EtcdServer:
+        servers.append(EtcdServer(etcd_binary, tmp_path / f"etcd{len(servers)}", *flags, scheme=scheme))
         return servers[-1].start()
 
     yield make
@@ -68,7 +68,7 @@ def etcd_server(make_etcd: Callable[..., EtcdServer]) -> EtcdServer:
 @pytest.fixture
 def etcd_cluster(newest_binary: Path, tmp_path: Path) -> Iterator[EtcdCluster]:
     """Three nodes."""
-    yield from running(EtcdCluster(newest_binary, tmp_path))
+    yield from running(EtcdCluster(newest_binary, tmp_path, "--heartbeat-interval", "50", "--election-timeout", "500"))
 
 
 @pytest.fixture

@@ -322,6 +322,7 @@ def test_lost_events_are_found_counted_and_repaired() -> None:
     assert world.consumer == world.store.at(world.store.revision)
     assert "/d/a" in "".join(world.notes)
     (repair,) = world.items[1:]
+    assert isinstance(repair, Changes)
     assert [type(change) for change in repair.events] == [Put, Put, Delete]
     world.tick(70)
     world.settle()
