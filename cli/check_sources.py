@@ -3,41 +3,73 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli.checks import Remark, ok, problem
+from cli.checks import Remark, ok, problem, warning
 from cli.settings import Settings
+from loader import etcd_url, names
+from loader.files import FileSource
+from loader.zone import Zones
 
-SUFFIXES = (".zone", ".db", ".jsonl")
-
-
-def sources(settings: Settings, connect: bool) -> Iterator[Remark]:
-    """Every source of the settings."""
-    if not settings.source:
-        yield problem("source", 'there is none: give source = ["file:PATH"] or ["etcd://HOST:PORT/PREFIX"]')
-    for source in settings.source:
-        if source.startswith("file:"):
-            yield from _file(Path(source.removeprefix("file:")))
-        else:
-            yield from _etcd(source, settings, connect)
+#: Remarks on single records; what is wrong with the first hundred is mostly wrong with the others.
+MOST_RECORDS = 100
 
 
-def _file(path: Path) -> Iterator[Remark]:
-    try:
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
+class SourceCheck:
+    """Goes through the sources of the settings; afterwards `names` is how many names the files have."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._apexes = [names.from_text(zone) for zone in settings.zone]
+        self._zones = Zones(self._apexes, settings.default_ttl)
+        self.names = 0
+        # What the sources log is in the remarks.
+        logging.getLogger("loader").addHandler(logging.NullHandler())
+
+    def remarks(self, connect: bool) -> Iterator[Remark]:
+        """All that there is to say."""
+        if not self._settings.source:
+            yield problem("source", 'there is none: give source = ["file:PATH"] or ["etcd://HOST:PORT/PREFIX"]')
+        files = [source for source in self._settings.source if not etcd_url.is_etcd_url(source)]
+        for number, source in enumerate(files):
+            yield from self._file(number, source.removeprefix("file:"))
+        if files:
+            self.names = len(self._zones)
+            apexes = sorted(names.to_text(apex) for apex in self._zones.apexes())
+            told = self._zones.problems | self._zones.warnings
+            yield from _records({key: f"{key.partition(':')[2]}: {text}" for key, text in told.items()})
+            yield ok("source", f"files hold {self.names} names in zones: {' '.join(apexes) or 'none'}")
+        for source in self._settings.source:
+            if etcd_url.is_etcd_url(source):
+                yield from _etcd(source, self._settings, connect)
+
+    def _file(self, number: int, path: str) -> Iterator[Remark]:
+        source = FileSource(path, self._apexes)
+        update = source.look()
+        if update is None:
+            yield problem("source", source.status.error or f"{path} holds nothing that can be read")
+            return
+        files = {key: text for key, text in update.problems.items() if Path(key.removeprefix("file:")).exists()}
+        for text in files.values():
+            yield problem("source", text)
+        yield from _records({key: text for key, text in update.problems.items() if key not in files})
+        for key, records in update.records.items():
+            self._zones.apply(f"{number}:{key}", records or (), update.revision)
         if not files:
-            yield problem("source", f"{path} holds no file that ends in {', '.join(SUFFIXES)}")
-        for file in files:
-            with file.open("rb"):
-                yield ok("source", f"{file} can be read")
-    except OSError as error:
-        yield problem("source", f"{error.filename} cannot be read: {error.strerror}")
+            yield ok("source", f"{path} can be read")
+
+
+def _records(problems: dict[str, str]) -> Iterator[Remark]:
+    """Problems of single records cost those records only: warnings."""
+    for _, text in sorted(problems.items())[:MOST_RECORDS]:
+        yield warning("record", text)
+    if len(problems) > MOST_RECORDS:
+        yield warning("record", f"and {len(problems) - MOST_RECORDS} more")
 
 
 def _etcd(source: str, settings: Settings, connect: bool) -> Iterator[Remark]:
-    from loader import etcd_url
-
     try:
         url = etcd_url.parse(source)
     except etcd_url.EtcdUrlError as error:

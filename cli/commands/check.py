@@ -57,9 +57,11 @@ def _look(settings: Settings, part: str, connect: bool) -> list[Remark]:
         remarks.append(checks.ok("settings", f"{settings.config} read"))
     names = UNKNOWN_NAMES
     if part != "serve":
-        from cli import check_sources
+        from cli.check_sources import SourceCheck
 
-        remarks += check_sources.sources(settings, connect)
+        sources = SourceCheck(settings)
+        remarks += sources.remarks(connect)
+        names = max(names, sources.names)
         remarks += checks.credentials(settings)
     if part != "load":
         remarks += checks.listen(settings)

@@ -23,7 +23,7 @@ Examples:
   standoff run --source file:example.zone
   standoff run --source etcd://127.0.0.1:2379/names?schema=records --listen 127.0.0.1:5300"""
 
-A = 1
+A, CNAME = 1, 5
 
 
 class AlreadyRunning(StandoffError):
@@ -159,7 +159,7 @@ SURVEYED = 1000
 
 
 def _survey(table: Table) -> tuple[list[bytes], bytes | None]:
-    """Apexes, and a name with an A record: `www` of a zone if there is one, else the first found, no wildcard."""
+    """Apexes, and a name that answers to A: `www` of a zone if there is one, else the first found, no wildcard."""
     from itertools import islice
 
     from shm import node
@@ -171,7 +171,7 @@ def _survey(table: Table) -> tuple[list[bytes], bytes | None]:
         if found.flags & NodeFlag.APEX:
             apexes.append(found.name)
         usable = not found.flags & NodeFlag.BELOW_CUT and not found.name.startswith(b"\x01*")
-        if A in found.rrsets and usable and (example is None or found.name.startswith(b"\x03www")):
+        if {A, CNAME} & found.rrsets.keys() and usable and (example is None or found.name.startswith(b"\x03www")):
             example = found.name
     zones = [zone for zone in table.meta.get("zones", []) if isinstance(zone, bytes)]
     return zones or apexes, example
