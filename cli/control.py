@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,6 @@ import msgspec
 
 from cli.settings import Settings, default_runtime_dir, runtime_folders
 from shm.errors import NotRunning, StandoffError
-
-LENGTH = struct.Struct("!I")
-MAX_FRAME = 64 * 1024
 
 
 class ControlFailed(StandoffError):
@@ -38,12 +34,14 @@ def find_socket(settings: Settings) -> Path:
 
 def ask(path: Path, command: str, arguments: dict[str, Any], timeout_s: float = 5.0) -> tuple[Reply, dict[str, Any]]:
     """Send a command and wait for the reply, at most `timeout_s` for each step. Raises NotRunning, ControlFailed."""
-    request = msgspec.msgpack.encode({"command": command, **arguments})
+    from server.control import pack
+
+    request = pack({"command": command, **arguments})
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:
             _connect(connection, path, timeout_s)
-            connection.sendall(LENGTH.pack(len(request)) + request)
+            connection.sendall(request)
             body = _receive(connection)
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning(f"no server listens at {path}: is the instance running?") from None
@@ -72,6 +70,8 @@ def _connect(connection: socket.socket, path: Path, timeout_s: float) -> None:
 
 
 def _receive(connection: socket.socket) -> bytes:
+    from server.control import LENGTH, MAX_FRAME
+
     (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
     if length > MAX_FRAME:
         raise OSError(f"a reply of {length} bytes is longer than {MAX_FRAME}")

@@ -17,7 +17,6 @@ INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 #: What host and service names are made of, and `/` for classless reverse zones (RFC 2317).
 ZONE_LABEL = re.compile(r"[a-z0-9_/-]{1,63}")
 SOURCE_SCHEMES = ("file", "etcd", "etcds")
-SCHEMAS = ("skydns", "records")
 
 
 @dataclass(frozen=True, slots=True)

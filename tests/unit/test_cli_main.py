@@ -309,6 +309,29 @@ def test_check_warns_of_open_secrets_and_misspelt_variables(tmp_path: Path, monk
     assert check(*arguments, "--strict")[0] == 1
 
 
+def test_check_reads_files_in_full(tmp_path: Path) -> None:
+    head = "$ORIGIN example.test.\n$TTL 60\n@ SOA ns1 h 1 2 3 4 5\n@ NS ns1\nns1 A 192.0.2.1\n"
+    (tmp_path / "good.zone").write_text(head)
+    status, remarks = check("load", "--source", f"file:{tmp_path}")
+    assert status == 0
+    assert "files hold 2 names in zones: example.test." in [remark["text"] for remark in remarks]
+
+    (tmp_path / "poor.zone").write_text(head.replace("example", "poor") + "ns1 CNAME x\nx.example.net. A 192.0.2.1\n")
+    (tmp_path / "poor.jsonl").write_text('{"name": "a.poor.test", "type": "A"}\n')
+    (tmp_path / "broken.zone").write_text("@ IN A\n")
+    status, remarks = check("load", "--source", f"file:{tmp_path}")
+    assert status == 1
+    assert problems(remarks).startswith(f"source: {tmp_path}/broken.zone:1: ")
+    assert "\n" not in problems(remarks)
+    warnings = " ".join(remark["text"] for remark in remarks if remark["level"] == "warning")
+    for part in ("poor.jsonl:1: ", "x.example.net.", "ns1.poor.test./CNAME"):
+        assert part in warnings
+
+
+def test_check_of_an_empty_folder_is_fine(tmp_path: Path) -> None:
+    assert check("load", "--source", f"file:{tmp_path}")[0] == 0
+
+
 def test_check_for_people() -> None:
     result = call("check", "load")
     assert result.exit_code == 1
