@@ -8,8 +8,9 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from loader import etcd_url, names
 from loader.etcd_channel import ClientOptions
@@ -96,9 +97,7 @@ class _Loader:
             return 0
         writer = TableWriter(board)
         self._introduce(writer, remove_leftovers(board))
-        publisher = Publisher(
-            writer, Zones(self._zones, self._settings.default_ttl), len(self._feeds), self._progress
-        )
+        publisher = Publisher(writer, Zones(self._zones, self._settings.default_ttl), len(self._feeds), self._progress)
         tasks = [asyncio.create_task(self._read(number, feed)) for number, feed in enumerate(self._feeds)]
         tasks.append(asyncio.create_task(self._beat(writer, board, publisher)))
         work = asyncio.create_task(self._work(publisher))
@@ -221,7 +220,7 @@ def _options(settings: LoaderSettings, *, tls: bool) -> ClientOptions:
     )
 
 
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

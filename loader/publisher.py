@@ -1,4 +1,4 @@
-"""What the sources say, into the tables: apply to the zone model, compile what changed, swap once for all of a burst."""
+"""From the sources into the tables: apply to the zone model, compile what changed, swap once for all of a burst."""
 
 from __future__ import annotations
 

@@ -15,7 +15,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from server.sockets import Address
@@ -25,7 +31,24 @@ from shm.layout import DropReason, LoaderState, SlotKind
 
 log = logging.getLogger(__name__)
 
-_TYPE_NAMES = ("A", "NS", "CNAME", "SOA", "PTR", "MX", "TXT", "AAAA", "SRV", "DS", "TLSA", "SVCB", "HTTPS", "ANY", "CAA", "other")
+_TYPE_NAMES = (
+    "A",
+    "NS",
+    "CNAME",
+    "SOA",
+    "PTR",
+    "MX",
+    "TXT",
+    "AAAA",
+    "SRV",
+    "DS",
+    "TLSA",
+    "SVCB",
+    "HTTPS",
+    "ANY",
+    "CAA",
+    "other",
+)
 _RCODE_NAMES = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED")
 _PROTOCOLS = {SlotKind.WORKER: "udp", SlotKind.STREAM: "tcp"}
 #: A worker is well if its heartbeat is younger than this.
@@ -57,18 +80,28 @@ class BoardCollector:
 
 
 def _dns(slots: list[SlotView]) -> Iterator[Metric]:
-    requests = CounterMetricFamily(
-        "standoff_dns_requests", "Requests by family.", labels=["server", "proto", "family"]
+    requests = CounterMetricFamily("standoff_dns_requests", "Requests by family.", labels=["server", "proto", "family"])
+    types = CounterMetricFamily(
+        "standoff_dns_requests_type", "Requests by question type.", labels=["server", "proto", "type"]
     )
-    types = CounterMetricFamily("standoff_dns_requests_type", "Requests by question type.", labels=["server", "proto", "type"])
     responses = CounterMetricFamily("standoff_dns_responses", "Responses.", labels=["server", "proto", "rcode"])
-    dropped = CounterMetricFamily("standoff_dns_dropped", "Messages left without an answer.", labels=["server", "proto", "reason"])
+    dropped = CounterMetricFamily(
+        "standoff_dns_dropped", "Messages left without an answer.", labels=["server", "proto", "reason"]
+    )
     plain = {
-        "truncated": CounterMetricFamily("standoff_dns_truncated", "Responses with TC set.", labels=["server", "proto"]),
-        "request_bytes": CounterMetricFamily("standoff_dns_request_bytes", "Bytes of requests.", labels=["server", "proto"]),
-        "response_bytes": CounterMetricFamily("standoff_dns_response_bytes", "Bytes of responses.", labels=["server", "proto"]),
+        "truncated": CounterMetricFamily(
+            "standoff_dns_truncated", "Responses with TC set.", labels=["server", "proto"]
+        ),
+        "request_bytes": CounterMetricFamily(
+            "standoff_dns_request_bytes", "Bytes of requests.", labels=["server", "proto"]
+        ),
+        "response_bytes": CounterMetricFamily(
+            "standoff_dns_response_bytes", "Bytes of responses.", labels=["server", "proto"]
+        ),
         "edns": CounterMetricFamily("standoff_dns_edns_requests", "Requests with EDNS.", labels=["server", "proto"]),
-        "dnssec_ok": CounterMetricFamily("standoff_dns_do_requests", "Requests with the DO bit.", labels=["server", "proto"]),
+        "dnssec_ok": CounterMetricFamily(
+            "standoff_dns_do_requests", "Requests with the DO bit.", labels=["server", "proto"]
+        ),
     }
     for slot in slots:
         labels = [str(slot.number), _PROTOCOLS.get(SlotKind(slot.get("kind")), "udp")]
@@ -89,7 +122,9 @@ def _dns(slots: list[SlotView]) -> Iterator[Metric]:
 
 def _workers(board: Board, slots: list[SlotView]) -> Iterator[Metric]:
     now = time.monotonic_ns()
-    up = GaugeMetricFamily("standoff_worker_up", "1 while the slot's process is alive and beats.", labels=["server", "kind"])
+    up = GaugeMetricFamily(
+        "standoff_worker_up", "1 while the slot's process is alive and beats.", labels=["server", "kind"]
+    )
     age = GaugeMetricFamily("standoff_worker_heartbeat_age_seconds", "Age of the heartbeat.", labels=["server"])
     generation = GaugeMetricFamily("standoff_worker_generation", "Table generation answered from.", labels=["server"])
     revision = GaugeMetricFamily("standoff_worker_revision", "Source revision answered from.", labels=["server"])
@@ -121,7 +156,9 @@ def _workers(board: Board, slots: list[SlotView]) -> Iterator[Metric]:
 
 def _lock(slots: list[SlotView]) -> Iterator[Metric]:
     waits = CounterMetricFamily("standoff_lock_reader_waits", "Reads that found their gate taken.", labels=["server"])
-    past = CounterMetricFamily("standoff_lock_past_gate", "Reads that went past a gate that stayed taken.", labels=["server"])
+    past = CounterMetricFamily(
+        "standoff_lock_past_gate", "Reads that went past a gate that stayed taken.", labels=["server"]
+    )
     hold = HistogramMetricFamily("standoff_lock_read_hold_seconds", "Time a reader was inside.", labels=["server"])
     for slot in slots:
         server = str(slot.number)
@@ -179,14 +216,18 @@ def _supervisor(board: Board) -> Iterator[Metric]:
     yield GaugeMetricFamily("standoff_workers_wanted", "Workers that should run.", value=words["workers_wanted"])
     yield CounterMetricFamily("standoff_children_started", "Processes forked.", value=words["workers_started"])
     yield CounterMetricFamily("standoff_children_died", "Processes that died unasked.", value=words["workers_died"])
-    yield CounterMetricFamily("standoff_children_condemned", "Processes replaced for being stuck.", value=words["workers_condemned"])
+    yield CounterMetricFamily(
+        "standoff_children_condemned", "Processes replaced for being stuck.", value=words["workers_condemned"]
+    )
 
 
 def readiness(board: Board) -> tuple[bool, dict[str, Any]]:
     """Whether every wanted worker answers from a published table, and what is missing."""
     now = time.monotonic_ns()
     slots = [slot for slot in map(board.slot, board.slots) if slot.get("kind") == SlotKind.WORKER]
-    answering = sum(1 for s in slots if s.get("generation") and now - s.get("heartbeat_ns") < WELL_NS and board.is_alive(s.number))
+    answering = sum(
+        1 for s in slots if s.get("generation") and now - s.get("heartbeat_ns") < WELL_NS and board.is_alive(s.number)
+    )
     wanted = board.supervisor.get("workers_wanted")
     missing = []
     if not board.live:
@@ -238,7 +279,7 @@ class Exporter(ThreadingHTTPServer):
         self.address_family = address.family
         self.board = board
         self.registry = CollectorRegistry()
-        self.registry.register(BoardCollector(board, version))  # type: ignore[arg-type]
+        self.registry.register(BoardCollector(board, version))
         super().__init__((address.host, address.port), Handler)
 
 

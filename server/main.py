@@ -48,9 +48,7 @@ def serve(settings: ServerSettings) -> int:
     lock = LockFile(Names(settings.instance).lock("supervisor"))
     try:
         if not lock.try_acquire(patience_s=0.25):
-            log.error(
-                "instance %s has a server already; stop it, or choose another --instance", settings.instance
-            )
+            log.error("instance %s has a server already; stop it, or choose another --instance", settings.instance)
             return 1
         board = Board.create_or_attach(settings.instance)
         control = ControlSocket(settings.control_path)
@@ -77,9 +75,7 @@ def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
         policy=policy,
         control_path=settings.control_path,
         drain_timeout_s=settings.drain_timeout,
-        run_stream=lambda listeners: run_stream(
-            settings.instance, listeners, policy, limits, settings.drain_timeout
-        ),
+        run_stream=lambda listeners: run_stream(settings.instance, listeners, policy, limits, settings.drain_timeout),
         run_exporter=None if metrics is None else lambda: run_exporter(settings.instance, metrics, _version()),
         lock=lock,
     )

@@ -1,4 +1,4 @@
-"""What a child does when its supervisor is gone: answer on until another supervisor's children are there, then leave."""
+"""What a child does when its supervisor is gone: answer on until another's children are there, then leave."""
 
 from __future__ import annotations
 

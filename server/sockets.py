@@ -118,8 +118,8 @@ def probe_free(address: Address) -> None:
 def steer(sock: socket.socket, sockets: int) -> bool:
     """Spread the datagrams of `sock`'s group evenly over its first `sockets` members, whatever their sources.
 
-    Without it the kernel hashes addresses and ports, so that one busy client keeps one worker busy; and a member that is
-    about to go would get datagrams until its very end. False if the kernel cannot (then it hashes).
+    Without it the kernel hashes addresses and ports, so that one busy client keeps one worker busy; and a member that
+    is about to go would get datagrams until its very end. False if the kernel cannot (then it hashes).
     """
     random_offset = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
     program = b"".join(

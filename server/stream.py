@@ -28,7 +28,7 @@ WRITE_HIGH_WATER = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """What clients may take. `idle_s`: seconds without a whole query, or without reading a reply, until they are cut off."""
+    """What clients may take. `idle_s`: seconds without a whole query, or a reply read, until they are cut off."""
 
     clients: int = 1000
     idle_s: float = 10.0
@@ -118,7 +118,7 @@ class Client(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client has sent its last query but still reads: answer, then close (RFC 7766 section 6.2.3)."""
         self._ended = True
-        return True if self._buffer_has_work() else False
+        return self._buffer_has_work()
 
     def pause_writing(self) -> None:
         self._paused = True

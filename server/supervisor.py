@@ -61,7 +61,9 @@ class Supervisor:
         self._words = WordView(self._page, layout.SUPERVISOR_WORDS)
         self._sockets = SocketTable(plan.addresses)
         self._handovers: dict[int, Handover] = {}
-        self._tree = Supervision(plan.workers, exporter=plan.run_exporter is not None, drain_timeout_s=plan.drain_timeout_s)
+        self._tree = Supervision(
+            plan.workers, exporter=plan.run_exporter is not None, drain_timeout_s=plan.drain_timeout_s
+        )
         self._control = control
         self._signals: list[int] = []
         self._finished = False
@@ -171,7 +173,11 @@ class Supervisor:
             return {"ok": False, "message": "scale wants a number of workers"}
         before = self._tree.wanted
         problem = self._scale(workers)
-        return {"ok": problem is None, "message": problem or f"workers: {before} -> {workers}", "workers": self._tree.wanted}
+        return {
+            "ok": problem is None,
+            "message": problem or f"workers: {before} -> {workers}",
+            "workers": self._tree.wanted,
+        }
 
     def _on_stop(self, request: dict[str, Any]) -> dict[str, Any]:
         self._begin_stop("asked by the control socket")

@@ -139,7 +139,7 @@ class Worker:
         batch.answer(None)
 
     def _adopt(self, live: int) -> None:
-        """Tell what this worker answers from, for `standoff wait`. Inside the lock: the revision stands in the table."""
+        """Tell what this worker answers from, for `standoff wait`. In the lock: the revision is the table's."""
         self._adopted = live
         self._slot.set("revision", self._tables.revision(live))
         self._slot.set("generation", live >> 1)

@@ -10,7 +10,7 @@ from libc.time cimport time_t
 from shm._atomic cimport Words, word_add, word_load, word_store, word_store_fenced
 
 from shm import layout
-from shm.errors import LockError
+from shm.errors import ClosedLock, ForkedLock, NestedRead, NotHeld, WouldBlock
 
 cdef extern from "<semaphore.h>" nogil:
     ctypedef struct sem_t:
@@ -53,7 +53,9 @@ cdef class Section:
     cdef uint64_t since
     cdef bint inside
     cdef bint past
+    cdef bint foreign
     cdef int last_bucket
+    cdef object __weakref__
 
     def __cinit__(self):
         self.gate = NULL
@@ -95,16 +97,34 @@ cdef class Section:
         """Take the gate if it is free."""
         return self.gate != NULL and sem_trywait(self.gate) == 0
 
+    def _disown(self):
+        """In a forked child: the slot and its gate are the parent's."""
+        self.foreign = True
+
     def read(self):
+        """For `with`: wait for the gate as long as R1 says, then go in whatever it does."""
         return self
+
+    def try_read(self):
+        """For `with`: raises WouldBlock if the gate is not free at once."""
+        return TryRead(self)
 
     def __enter__(self):
         """Returns the live word."""
-        if self.inside:
-            raise LockError("read lock taken twice: leave the first section before entering another")
-        if self.gate == NULL:
-            raise LockError("read lock used after close")
+        self.check()
         self.past = sem_trywait(self.gate) != 0 and not self._wait()
+        return self.go_in()
+
+    cdef int check(self) except -1:
+        if self.inside:
+            raise NestedRead(f"read lock acquired twice: the first section was never left{self._acquired_at()}")
+        if self.foreign:
+            raise ForkedLock("read lock used in a child forked after it was opened: open it again in the child")
+        if self.gate == NULL:
+            raise ClosedLock("read lock used after close")
+        return 0
+
+    cdef uint64_t go_in(self) noexcept:
         self.inside = True
         self.section += 1
         self.since = monotonic_ns()
@@ -114,7 +134,9 @@ cdef class Section:
 
     def __exit__(self, kind, error, trace):
         if not self.inside:
-            raise LockError("read lock released without having been taken")
+            raise NotHeld("read lock released without having been acquired")
+        if self.foreign:
+            raise ForkedLock("read lock released in a child forked inside the section: the parent is the reader")
         self.section += 1
         word_store(self.section_at, self.section)
         self.inside = False
@@ -128,3 +150,22 @@ cdef class Section:
             self._renew_gate()
         else:
             sem_post(self.gate)
+
+
+cdef class TryRead:
+    """`with lock.try_read() as live:`"""
+
+    cdef Section section
+
+    def __init__(self, Section section):
+        self.section = section
+
+    def __enter__(self):
+        self.section.check()
+        if sem_trywait(self.section.gate) != 0:
+            raise WouldBlock("a writer holds the gate")
+        self.section.past = False
+        return self.section.go_in()
+
+    def __exit__(self, kind, error, trace):
+        self.section.__exit__(kind, error, trace)

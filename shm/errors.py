@@ -36,4 +36,28 @@ class LockError(StandoffError):
 
 
 class LockTimeout(LockError):
-    """The write lock was not free within the time given."""
+    """The lock was not free within the time given."""
+
+
+class WouldBlock(LockTimeout):
+    """A try-variant found the lock taken."""
+
+
+class NotHeld(LockError):
+    """Released without having been acquired."""
+
+
+class NestedRead(LockError):
+    """Acquired for reading a second time by the same reader: the first section was never left."""
+
+
+class UpgradeError(LockError):
+    """Acquired for writing by a reader that is inside, or the other way round: it would wait for itself."""
+
+
+class ClosedLock(LockError):
+    """Used after `close`."""
+
+
+class ForkedLock(LockError):
+    """Used in a child that was forked after the lock was opened: the slot is the parent's. Open it again there."""

@@ -13,9 +13,10 @@ Page 0, written by the loader (L) except for what the creator (C) writes once, b
       12    4   layout_check      C   CRC of this module's tables: builds with other sizes refuse to attach
       16    4   slots             C
       20    4   page_size         C
-      64    8   live              L   generation << 1 | side; only under the write lock. Stale: one batch from the old table
+      64    8   live              L   generation << 1 | side; under the write lock. Stale: a batch from the old table
      128   16   side_serial[2]    L   segment serial of each side. Stale: caught by the check inside the section
      192  ...   loader words      L   for people and metrics only (LOADER_WORDS)
+    2048  ...   histograms        L   of the writer's waits, holds and graces
     1024 1024   loader_note       L   UTF-8, NUL padded: one line about the source's state, for `standoff status`
 
 Page 1, written by the supervisor: SUPERVISOR_WORDS, for people and metrics only.
@@ -28,8 +29,8 @@ TABLE SEGMENT  `/standoff.INSTANCE.table.SERIAL`: header, meta, index, heap. Wri
 
     header   HEADER_FIELDS, TABLE_HEADER_SIZE bytes, with the heads of the free lists at its end
     meta     a msgpack map (zones, provenance), at most META_SIZE bytes
-    index    index_slots entries of 8 bytes: tag u32, offset u32 in units of 8 bytes from the segment's start; 0 = empty.
-             Open addressing, linear probing; home = tag * index_slots >> 32, so that a deletion can shift back
+    index    index_slots entries of 8 bytes: tag u32, offset u32 in units of 8 bytes from the segment's start, 0 =
+             empty. Open addressing, linear probing; home = tag * index_slots >> 32, so that a deletion can shift back
              without looking at the nodes.
     heap     blocks, a multiple of 8 bytes each
 
@@ -41,10 +42,10 @@ NODE BLOCK  everything the server knows of one owner name
        6    2   flags             NodeFlag
        8        name              wire form, lower case
                 directory         types entries of 6 bytes: type u16, count u16, length u16
-                RRsets            in the directory's order; each `count` RRs in wire form, owner 0xC00C, big-endian as on
-                                  the wire: ready to copy behind a question
+                RRsets            in the directory's order; each `count` RRs in wire form, owner 0xC00C, big-endian
+                                  as on the wire: ready to copy behind a question
 
-A directory entry of type NEGATIVE_SOA (0) at a zone's apex is the SOA as negative answers carry it (RFC 2308 section 3).
+A directory entry of type NEGATIVE_SOA (0) at a zone's apex is the SOA as negative answers carry it (RFC 2308, 3).
 
 A reader accepts a table if and only if (each condition has a test in tests/unit/test_table_damage.py)
   1. the segment is at least TABLE_HEADER_SIZE bytes and its magic is TABLE_MAGIC;
@@ -108,6 +109,7 @@ LOADER_WORDS = _words(
     "grown",  # rebuilds into a larger segment
     "dead_skipped",  # slots whose holder was dead inside
     "write_hold_since_ns",  # CLOCK_MONOTONIC, 0 = not held
+    "write_wait_since_ns",  # CLOCK_MONOTONIC, 0 = nobody waits
 )
 
 # ---------------------------------------------------------------- control segment, page 1
@@ -122,7 +124,7 @@ SUPERVISOR_WORDS = _words(
     "workers_started",
     "workers_died",
     "workers_condemned",
-    "metrics_port",
+    "leaks_reported",  # R6: readers inside for longer than leak_after
 )
 
 # ---------------------------------------------------------------- control segment, slot pages
@@ -150,6 +152,7 @@ SLOT_WORDS = {
         "send_errors",
         "batches",
         "neighbour_batches",
+        "waiting_since_ns",  # CLOCK_MONOTONIC, 0 = does not wait for its gate
     ),
 }
 
@@ -174,6 +177,12 @@ GATE_WAIT_HISTOGRAM = 2048
 HOLD_HISTOGRAM = GATE_WAIT_HISTOGRAM + 8 * HISTOGRAM_BUCKETS
 assert HOLD_HISTOGRAM + 8 * HISTOGRAM_BUCKETS <= PAGE
 
+#: The writer's, in page 0: asked -> had all gates; had them -> let go; swapped -> every reader left.
+WRITE_WAIT_HISTOGRAM = 2048
+WRITE_HOLD_HISTOGRAM = WRITE_WAIT_HISTOGRAM + 8 * HISTOGRAM_BUCKETS
+GRACE_HISTOGRAM = WRITE_HOLD_HISTOGRAM + 8 * HISTOGRAM_BUCKETS
+assert GRACE_HISTOGRAM + 8 * HISTOGRAM_BUCKETS <= PAGE
+
 
 class SlotKind(enum.IntEnum):
     """What holds a slot."""
@@ -181,6 +190,7 @@ class SlotKind(enum.IntEnum):
     FREE = 0
     WORKER = 1
     STREAM = 2
+    OTHER = 3  # a program that uses the lock for data of its own
 
 
 class LoaderState(enum.IntEnum):
@@ -287,9 +297,13 @@ def header_offsets() -> dict[str, int]:
 def _check() -> int:
     """CRC-32 of every table above: two builds agree on it if and only if they agree on the format."""
     parts = (
-        LAYOUT_VERSION, PAGE, LIVE, SIDE_SERIAL, LOADER_WORDS, SUPERVISOR_WORDS, SLOT_WORDS, counter_offsets(),
-        COUNTED_TYPES, HISTOGRAM_BUCKETS, HOLD_HISTOGRAM, header_offsets(), TABLE_HEADER_SIZE, META_SIZE, FREE_LISTS,
-        NODE_HEADER.format, DIRECTORY_ENTRY.format, INDEX_ENTRY.format, struct.calcsize("P"),
+        LAYOUT_VERSION, PAGE, SLOTS, LIVE, SIDE_SERIAL, LOADER_NOTE, LOADER_NOTE_SIZE, LOADER_WORDS,
+        SUPERVISOR_PAGE, SUPERVISOR_WORDS, FIRST_SLOT_PAGE, SLOT_WORDS, counter_offsets(), COUNTED_TYPES,
+        HISTOGRAM_BUCKETS, GATE_WAIT_HISTOGRAM, HOLD_HISTOGRAM, WRITE_WAIT_HISTOGRAM, WRITE_HOLD_HISTOGRAM,
+        GRACE_HISTOGRAM, header_offsets(), TABLE_HEADER_SIZE, META_SIZE, FREE_LISTS,
+        NODE_HEADER.format, DIRECTORY_ENTRY.format, INDEX_ENTRY.format, NEGATIVE_SOA, struct.calcsize("P"),
+        *(sorted((name, int(member)) for name, member in kind.__members__.items())
+          for kind in (SlotKind, LoaderState, DropReason, NodeFlag)),
     )  # fmt: skip
     return zlib.crc32(repr(parts).encode())
 

@@ -34,7 +34,7 @@ class Node:
 
 
 def pack(name: bytes, flags: int, rrsets: Iterable[RRset]) -> bytes:
-    """A node block for `name` (wire form, lower case). Raises NodeError for a name over 255 or an RRset over 65535 bytes."""
+    """A node block for `name` (wire form, lower case). Raises NodeError for a name or an RRset that is too long."""
     sets = list(rrsets)
     if not 1 <= len(name) <= 255:
         raise NodeError(f"a name has 1 to 255 bytes in wire form, not {len(name)}")
