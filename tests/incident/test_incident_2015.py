@@ -166,7 +166,7 @@ def test_ours_answers_never_stop(play: Play) -> None:
     wait_for("the reload is done once the culprit is dead", play.reloaded)
     if play.fault == "leak":
         assert play.readers[CULPRIT].wait(PATIENCE_S) == 1
-        assert "read lock taken twice" in play.errors(), (
+        assert "NestedRead" in play.errors(), (
             "the leak is loud at the culprit's next step, not at the reload"
         )
 
