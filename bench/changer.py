@@ -1,7 +1,7 @@
 """Changes one set of addresses again and again, and notes when: `python -m bench.changer TARGET RATE LOG`.
 
 TARGET is `etcd://HOST:PORT/PREFIX` (schema records), or the path of a file of JSON lines that is replaced each time.
-Change n gives set.bench.example the addresses 10.N, 11.N and 12.N, where N is n in the last three bytes; n goes on from
+Change n gives set.perf.test the addresses 10.N, 11.N and 12.N, where N is n in the last three bytes; n goes on from
 where the log ends. A line of LOG is `n SENT_NS DONE_NS`, CLOCK_MONOTONIC: when the change was sent, and when the source
 had it. Prints "ready" before the first change; ends on SIGTERM.
 """

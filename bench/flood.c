@@ -15,28 +15,13 @@
  * stdout gets one line of JSON; the first wrong answers are described on stderr. Exit status 0 whatever the answers were.
  * SIGTERM and SIGINT end the measurement early, with its line. */
 #define _GNU_SOURCE
-#include "measure.h"
-#include "queries.h"
+#include "channel.h"
 
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/udp.h>
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103
-#endif
-
-#define BATCH 64         /* messages a system call */
-#define MAX_ANSWER 1500
-#define LOST_AFTER SECOND
-#define MAX_RING 65536   /* IDs are 16 bits */
-#define COMPLAINTS 5     /* wrong answers described */
 #define RELAXED_US 500
-#define MAX_SEGMENTS 60  /* the kernel's limit for one UDP_SEGMENT send is 64 */
 
 struct options {
     const char *address, *port, *file;
@@ -46,203 +31,14 @@ struct options {
     bool edns, relaxed;
 };
 
-/* A query under way. They are kept in the order sent, in a ring indexed by the ID, so the oldest is always known. */
-struct flight {
-    uint64_t since_ns; /* closed loop: when sent; open loop: when due */
-    const struct query *query;
-    bool open;
-    bool counted; /* falls into the measured time */
-};
-
-struct channel {
-    int fd;
-    uint32_t head, tail; /* next to send, oldest not settled */
-    unsigned under_way;
-    uint32_t number; /* highest number of a set seen here; a worker may not go back */
-    struct flight *ring;
-};
-
-struct totals {
-    uint64_t sent, answered, lost, wrong, mixed, back, unmatched, errors;
-    uint64_t in_time; /* answers that came in the measured time: the throughput */
-    uint64_t longest_gap_ns, latest_ns;
-};
-
 static struct options options = {
     .address = "127.0.0.1", .sockets = 16, .window = 256, .warm_up_s = 1, .measure_s = 5, .watch_core = -1};
-static struct queries queries;
-static struct totals totals;
-static struct histogram latencies;
-static struct channel *channels;
-static uint32_t ring_size;
-static size_t next_query;
-static uint64_t begin_ns, end_ns, last_answer_ns;
 static volatile sig_atomic_t interrupted;
 
 static void on_signal(int number)
 {
     (void)number;
     interrupted = 1;
-}
-
-static bool measured(uint64_t ns) { return ns >= begin_ns && ns < end_ns; }
-
-static struct flight *flight_of(struct channel *c, uint32_t id) { return &c->ring[id & (ring_size - 1)]; }
-
-/* ---- losses: only the oldest can be overdue. One that a whole ring of later ones has overtaken is lost, too. */
-static void settle(struct channel *c, uint64_t now)
-{
-    for (; c->tail != c->head; c->tail++) {
-        struct flight *f = flight_of(c, c->tail);
-        if (f->open && now < f->since_ns + LOST_AFTER && c->head - c->tail < ring_size)
-            return;
-        if (f->open) {
-            f->open = false;
-            c->under_way--;
-            totals.lost += f->counted;
-        }
-    }
-}
-
-/* ---- sending */
-static uint8_t out[BATCH * MAX_QUERY];
-static struct iovec out_parts[BATCH];
-static struct mmsghdr out_messages[BATCH];
-static union { char bytes[CMSG_SPACE(sizeof(uint16_t))]; struct cmsghdr align; } out_control[BATCH];
-
-static void mark_segmented(unsigned message, uint16_t size)
-{
-    struct msghdr *header = &out_messages[message].msg_hdr;
-    header->msg_control = out_control[message].bytes;
-    header->msg_controllen = sizeof out_control[message].bytes;
-    struct cmsghdr *c = CMSG_FIRSTHDR(header);
-    c->cmsg_level = IPPROTO_UDP;
-    c->cmsg_type = UDP_SEGMENT;
-    c->cmsg_len = CMSG_LEN(sizeof size);
-    memcpy(CMSG_DATA(c), &size, sizeof size);
-}
-
-static void send_messages(int fd, unsigned count)
-{
-    unsigned done = 0;
-    for (int tries = 0; done < count && tries < 8;) {
-        int sent = sendmmsg(fd, out_messages + done, count - done, MSG_DONTWAIT);
-        if (sent > 0) {
-            done += (unsigned)sent;
-        } else { /* what stays unsent will count as lost */
-            totals.errors++;
-            tries++;
-        }
-    }
-}
-
-/* Send up to `count` queries; since[i] is when each was due, or NULL for now. */
-static void send_queries(struct channel *c, unsigned count, const uint64_t *since, uint64_t now)
-{
-    unsigned messages = 0, segments = 0;
-    size_t segment_size = 0;
-    uint8_t *p = out;
-    for (unsigned i = 0; i < count; i++) {
-        uint64_t when = since ? since[i] : now;
-        settle(c, now);
-        const struct query *q = &queries.all[next_query];
-        next_query = next_query + 1 == queries.count ? 0 : next_query + 1;
-        *flight_of(c, c->head) = (struct flight){.since_ns = when, .query = q, .open = true, .counted = measured(when)};
-        totals.sent += measured(when);
-        memcpy(p, queries.wire + q->offset, q->length);
-        put16(p, c->head & 0xffff);
-        c->head++;
-        c->under_way++;
-        if (segments && segments < options.segments && q->length == segment_size) {
-            if (segments == 1)
-                mark_segmented(messages - 1, q->length);
-            out_parts[messages - 1].iov_len += q->length;
-            segments++;
-        } else {
-            out_parts[messages] = (struct iovec){p, q->length};
-            out_messages[messages].msg_hdr = (struct msghdr){.msg_iov = &out_parts[messages], .msg_iovlen = 1};
-            messages++;
-            segments = 1;
-            segment_size = q->length;
-        }
-        p += q->length;
-    }
-    send_messages(c->fd, messages);
-}
-
-/* ---- receiving */
-static uint8_t in[BATCH][MAX_ANSWER];
-static struct iovec in_parts[BATCH];
-static struct mmsghdr in_messages[BATCH];
-
-static void complain(const char *fault, const uint8_t *packet, size_t length)
-{
-    if (totals.wrong + totals.mixed > COMPLAINTS)
-        return;
-    fprintf(stderr, "flood: wrong answer: %s (%zu bytes:", fault, length);
-    for (size_t i = 0; i < length && i < 64; i++)
-        fprintf(stderr, "%s%02x", i % 4 ? "" : " ", packet[i]);
-    fprintf(stderr, ")\n");
-}
-
-/* A set's number as this socket's worker tells it must not fall: each change to the set carries a higher one. */
-static void check_order(struct channel *c, const struct query *q, const uint8_t *packet, size_t length)
-{
-    struct walk w = {.at = packet + HEADER + q->question, .end = packet + length, .left = 1};
-    if (!next_rr(&w) || w.length != 4)
-        return;
-    uint32_t number = get32(w.rdata) & 0xffffff;
-    if (number < c->number)
-        totals.back++;
-    else
-        c->number = number;
-}
-
-static void take_answer(struct channel *c, const uint8_t *packet, size_t length, uint64_t now)
-{
-    uint32_t id = length < HEADER ? 0 : get16(packet);
-    struct flight *f = flight_of(c, id);
-    if (length < HEADER || ((id - c->tail) & 0xffff) >= c->head - c->tail || !f->open) {
-        totals.unmatched++;
-        return;
-    }
-    f->open = false;
-    c->under_way--;
-    if (f->counted) {
-        totals.answered++;
-        record(&latencies, now > f->since_ns ? now - f->since_ns : 0);
-    }
-    struct verdict verdict = check_answer(packet, length, f->query, queries.wire + f->query->offset + HEADER);
-    if (verdict.fault) {
-        totals.wrong++;
-        totals.mixed += verdict.mixed;
-        complain(verdict.fault, packet, length);
-    } else if (f->query->want == WANT_SET) {
-        check_order(c, f->query, packet, length);
-    }
-}
-
-static void note_gap(uint64_t now)
-{
-    if (last_answer_ns && now - last_answer_ns > totals.longest_gap_ns)
-        totals.longest_gap_ns = now - last_answer_ns;
-    last_answer_ns = now;
-}
-
-static void receive_answers(struct channel *c)
-{
-    int count = recvmmsg(c->fd, in_messages, BATCH, MSG_DONTWAIT, NULL);
-    if (count < 0) {
-        totals.errors += errno != EAGAIN;
-        return;
-    }
-    uint64_t now = now_ns();
-    if (measured(now)) {
-        totals.in_time += (unsigned)count;
-        note_gap(now);
-    }
-    for (int i = 0; i < count; i++)
-        take_answer(c, in[i], in_messages[i].msg_len, now);
 }
 
 /* ---- the two loops, until end_ns */
@@ -310,12 +106,13 @@ static void drain(void)
 /* ---- setting up */
 static void open_channel(struct channel *c, unsigned number, int poll)
 {
-    int bytes = 4 << 20;
+    int bytes = 4 << 20, on = 1;
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(options.port))};
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = number};
     c->fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
     setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
     setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+    setsockopt(c->fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
     if (inet_pton(AF_INET, options.address, &at.sin_addr) != 1 || c->fd < 0 ||
         connect(c->fd, (struct sockaddr *)&at, sizeof at) || epoll_ctl(poll, EPOLL_CTL_ADD, c->fd, &event)) {
         perror("flood: socket");
@@ -368,13 +165,16 @@ static void print_result(double seconds, const struct core_ticks *before, const 
     printf("{\"mode\":\"%s\",\"rate\":%.0f,\"sockets\":%u,\"window\":%u,\"seconds\":%.3f,", options.rate > 0 ? "open" : "closed",
            options.rate, options.sockets, options.rate > 0 ? 0 : options.window, seconds);
     printf("\"sent\":%" PRIu64 ",\"answered\":%" PRIu64 ",\"lost\":%" PRIu64 ",\"wrong\":%" PRIu64 ",\"mixed\":%" PRIu64
-           ",\"back\":%" PRIu64 ",\"unmatched\":%" PRIu64 ",\"errors\":%" PRIu64 ",",
+           ",\"back\":%" PRIu64 ",\"unmatched\":%" PRIu64 ",\"errors\":%" PRIu64 ",\"received\":%" PRIu64 ",",
            totals.sent, totals.answered, totals.lost, totals.wrong, totals.mixed, totals.back, totals.unmatched,
-           totals.errors);
+           totals.errors, totals.received);
     printf("\"qps\":%.0f,\"p50_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%.1f,\"max_us\":%.1f,\"gap_us\":%.1f,\"late_us\":%.1f,",
            (double)totals.in_time / seconds, percentile_us(&latencies, 0.5), percentile_us(&latencies, 0.99),
            percentile_us(&latencies, 0.999), (double)latencies.longest / 1000.0, (double)totals.longest_gap_ns / 1000.0,
            (double)totals.latest_ns / 1000.0);
+    printf("\"server_p50_us\":%.1f,\"server_p99_us\":%.1f,\"server_p999_us\":%.1f,\"server_max_us\":%.1f,",
+           percentile_us(&turnarounds, 0.5), percentile_us(&turnarounds, 0.99), percentile_us(&turnarounds, 0.999),
+           (double)turnarounds.longest / 1000.0);
     if (options.watch_core >= 0 && after->all > before->all)
         printf("\"core_busy\":%.3f,", (double)(after->busy - before->busy) / (double)(after->all - before->all));
     printf("\"set_number\":%u}\n", number);
@@ -394,10 +194,8 @@ int main(int argc, char **argv)
     int poll = epoll_create1(0);
     for (unsigned i = 0; i < options.sockets; i++)
         open_channel(&channels[i], i, poll);
-    for (int i = 0; i < BATCH; i++) {
-        in_parts[i] = (struct iovec){in[i], MAX_ANSWER};
-        in_messages[i].msg_hdr = (struct msghdr){.msg_iov = &in_parts[i], .msg_iovlen = 1};
-    }
+    set_up_receiving();
+    most_segments = options.segments;
     signal(SIGTERM, on_signal);
     signal(SIGINT, on_signal);
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any, Self
 from shm.board import Board
 from shm.errors import StandoffError
 from shm.layout import SlotKind
+from shm.segment import remove_instance
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / "bench" / "bin"
@@ -82,6 +84,13 @@ def pin(pid: int, cores: frozenset[int]) -> None:
         os.sched_setaffinity(int(task), cores)
 
 
+def share_priority(pid: int) -> None:
+    """Give a process's session our priority: with autogroups, niceness counts within a session only (sched(7))."""
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+
+
 def descendants(pid: int) -> Iterator[int]:
     """A process, its children, theirs, and so on."""
     parents: dict[int, list[int]] = {}
@@ -119,6 +128,7 @@ class Child:
             self._process = subprocess.Popen(
                 prefix + self._command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
             )
+        share_priority(self._process.pid)
         return self
 
     def __exit__(
@@ -188,6 +198,12 @@ class Standoff(Child):
         self.started_at = time.monotonic()
         return super().__enter__()
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        remove_instance(self.instance)  # it does so itself, unless it had to be killed
+
     def wait_for_answer(self, query: bytes, right_end: bytes) -> float:
         """Seconds from the start to the first answer to `query` that ends as a right one does."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -239,6 +255,7 @@ class Standoff(Child):
             time.sleep(0.02)
         for pid in descendants(self.process.pid):
             pin(pid, frozenset({self._place.server}) if pid in workers else self._place.rest)
+            share_priority(pid)
 
     def memory(self) -> Memory:
         """What the instance has in shared memory, and what its processes have for themselves."""
@@ -259,19 +276,28 @@ def private_bytes(pid: int) -> int:
     return 1024 * sum(int(kib) for kib in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", text, re.M))
 
 
+def run_ns(pids: Sequence[int]) -> int:
+    """CPU time that these processes have used, all threads."""
+    return sum(
+        int(path.read_text().split()[0]) for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/schedstat")
+    )
+
+
 def flood_command(port: int, queries: Path, cores: Cores, *options: str) -> list[str]:
     core = ["taskset", "-c", str(cores.generator)]
     return [*core, str(BIN / "flood"), "-p", str(port), "-f", str(queries), "-C", str(cores.server), *options]
 
 
-def flood(port: int, queries: Path, cores: Cores, *options: str) -> Result:
-    """One run of the generator; what its line says."""
+def flood(port: int, queries: Path, cores: Cores, *options: str, servers: Sequence[int] = ()) -> Result:
+    """One run of the generator; what its line says, and the CPU time that the `servers` spent on an answer."""
     command = flood_command(port, queries, cores, *options)
+    before = run_ns(servers)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=START_S)
     if done.returncode != 0:
         raise BenchError(f"flood failed: {done.stderr}")
     result: Result = json.loads(done.stdout)
     result["complaints"] = done.stderr.splitlines()
+    result["cpu_us"] = (run_ns(servers) - before) / 1000 / max(result["received"], 1)
     return result
 
 

@@ -2,7 +2,7 @@
 
     python -m bench.zones 100000 DIR
 
-writes DIR/bench.example.zone, flood.txt (each query with the address that its answer must have), share.txt (a tenth of
+writes DIR/perf.test.zone, flood.txt (each query with the address that its answer must have), share.txt (a tenth of
 them for names that do not exist, a tenth for a type that the name has not), any.txt (for echo, which has no data) and
 dnsperf.txt.
 """
@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-ZONE = "bench.example"
+ZONE = "perf.test"
 #: Names that a benchmark changes while it runs; the queries of flood.txt never ask for them.
 CHANGING = 1000
 #: A query file longer than this only takes longer to load.

@@ -68,13 +68,14 @@ def test_quantile_of_few_values() -> None:
 
 
 def make_result(ratio: float) -> Result:
+    figures = (*report.LATENCIES, *(f"server_{name}" for name in report.LATENCIES), "late_us")
     return {
         "when": "2015-01-01 00:00",
         "commit": "abc",
         "names": 1000,
         "machine": {"cores": 2},
         "throughput": {"ratio_to_echo": {"median": ratio}, "faults": {"lost": 0, "mixed": 7}},
-        "latency": {"summary": {"echo": dict.fromkeys((*report.LATENCIES, "late_us"), 1.0)}},
+        "latency": {"summary": {"echo": dict.fromkeys(figures, 1.0)}},
         "warnings": ["the machine was not quiet"],
     }
 

@@ -164,6 +164,7 @@ def test_a_right_server_gets_no_complaint(
     assert result["answered"] == result["sent"], result
     assert not any(result[fault] for fault in ("lost", "wrong", "mixed", "back", "unmatched", "errors")), result
     assert 0 < result["p50_us"] <= result["p99_us"] <= result["p999_us"] <= result["max_us"]
+    assert 0 < result["server_p50_us"] <= result["server_max_us"] <= result["max_us"] + 1000
     assert result["set_number"] == 0x010203
     if options == ("-r", "300"):
         assert result["sent"] == pytest.approx(90, abs=2)
