@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 #: RFC 1035 section 2.3.4, in octets; a name's length counts the length octets and the root label.
 MAX_LABEL = 63
@@ -31,24 +32,45 @@ def from_text(text: str, origin: bytes = ROOT, *, fold: bool = True) -> bytes:
     """The wire form of `text`; `fold` makes it lower case. Raises BadName."""
     if not _PLAIN.fullmatch(text):
         return _from_escaped(text, origin, fold)
+    head, dot, rest = text.partition(".")
+    if not 1 <= len(head) <= MAX_LABEL or (not rest and dot) or text == "@":
+        return _unusual(text, origin, fold)
+    # Names that come together share what is behind their first label.
+    try:
+        wire = _LENGTH[len(head)] + (head.lower() if fold else head).encode() + _behind(rest, origin, fold)
+    except BadName as error:
+        raise BadName(f"{shown(text)}: {error}") from None
+    if len(wire) > MAX_NAME:
+        raise _too_long(text)
+    return wire
+
+
+def _unusual(text: str, origin: bytes, fold: bool) -> bytes:
+    """from_text of `@`, `.`, one label with a dot, and what has no usable first label."""
     if text == "@":
         return origin
     if text == ".":
         return ROOT
+    if not text.startswith(".") and len(text) <= MAX_LABEL + 1 and text.endswith("."):
+        return from_labels([(text.lower() if fold else text)[:-1].encode()])
+    return _from_escaped(text, origin, fold)
+
+
+@lru_cache(maxsize=4096)
+def _behind(text: str, origin: bytes, fold: bool) -> bytes:
+    """What follows the first label and its dot; empty if that was the only one."""
+    if not text:
+        return origin
     raw = (text.lower() if fold else text).encode()
-    if b"." not in raw and len(raw) <= MAX_LABEL and len(raw) + len(origin) < MAX_NAME:
-        return _LENGTH[len(raw)] + raw + origin
     if raw.endswith(b"."):
         raw, origin = raw[:-1], ROOT
     try:
         wire = b"".join([_LENGTH[len(label)] + label for label in raw.split(b".")]) + origin
     except IndexError:
-        raise _too_long(text) from None
-    # A zero octet before the root label is a label of no length: `a..b`, `.a`. Plain text has no zero octets itself.
+        raise BadName(f"a label has at most {MAX_LABEL} octets") from None
+    # A zero octet before the root label is a label of no length. Plain text has no zero octets itself.
     if b"\0" in wire[: -len(origin)]:
-        raise BadName(f"{shown(text)}: a label is empty")
-    if len(wire) > MAX_NAME:
-        raise _too_long(text)
+        raise BadName("a label is empty")
     return wire
 
 

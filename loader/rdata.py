@@ -43,9 +43,14 @@ def type_number(name: str) -> int:
         number = 0
     if not 1 <= number <= 0xFFFF:
         raise Reject(f"{names.shown(name)} is not a record type")
-    if number in _META:
+    if not storable(number):
         raise Reject(f"{names.shown(name)} is not a type that a zone can hold")
     return number
+
+
+def storable(number: int) -> bool:
+    """Whether a type is data at all."""
+    return 1 <= number <= 0xFFFF and number not in _META
 
 
 @lru_cache(maxsize=1024)

@@ -58,20 +58,26 @@ def parse(prefix: str, put: Put) -> list[Record]:
     """The records of one key. Raises Reject with a reason of one line."""
     zone, owner, type_text = _split(prefix, put.key)
     items, ttl = _value(put.value)
+    records = [Record(zone, owner, type_, ttl, data) for type_, data in rrset(type_text, items, zone)]
+    if records[0].type in _ONE_ONLY:
+        _check_place(records[0])
+        if records[0].type == rdata.SOA:
+            return [_unnumbered(records[0])]
+    return records
+
+
+def rrset(type_text: str, items: list[Item], origin: bytes) -> list[tuple[int, bytes]]:
+    """(type, data) of each item, as above; `origin` is that of relative names. Raises Reject."""
     if type_text == _IP or type_text.upper() == _IP:
-        pairs = [rdata.address(_text(item, _IP)) for item in items]
-        return [Record(zone, owner, type_, ttl, data) for type_, data in pairs]
+        return [rdata.address(_text(item, _IP)) for item in items]
     type_ = rdata.type_number(type_text)
     if type_ == rdata.A and len(items) == 1:
-        return [Record(zone, owner, rdata.A, ttl, rdata.ipv4(_text(items[0], "A")))]
-    if type_ in _ONE_ONLY:
-        _check_lone(type_, owner == zone, items)
+        return [(type_, rdata.ipv4(_text(items[0], type_text)))]
     if type_ == rdata.TXT:
-        return [Record(zone, owner, type_, ttl, _txt(item, zone)) for item in items]
-    records = [Record(zone, owner, type_, ttl, rdata.from_text(type_, _text(item, type_text), zone)) for item in items]
-    if type_ == rdata.SOA:
-        return [_unnumbered(record) for record in records]
-    return records
+        return [(type_, _txt(item, origin)) for item in items]
+    if type_ in _ONE_ONLY and len(items) > 1:
+        raise Reject(f"a name has one {_ONE_ONLY[type_]}, not {len(items)}")
+    return [(type_, rdata.from_text(type_, _text(item, type_text), origin)) for item in items]
 
 
 def _split(prefix: str, key: str) -> tuple[bytes, bytes, str]:
@@ -114,16 +120,27 @@ def _value(raw: bytes) -> tuple[list[Item], int]:
         raise Reject(f"the value is not UTF-8: {error.reason}") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise Reject(f"the value is not understood: {error}") from None
-    ttl = DEFAULT_TTL
     if isinstance(value, _Value):
-        if value.ttl is not None:
-            if not 0 <= value.ttl <= MAX_TTL:
-                raise Reject(f"ttl is 0 to {MAX_TTL} seconds, not {value.ttl}")
-            ttl = value.ttl
-        value = value.data
-    if not value and isinstance(value, list):
+        return as_items(value.data), checked_ttl(value.ttl)
+    return as_items(value), DEFAULT_TTL
+
+
+def checked_ttl(ttl: int | None) -> int:
+    """Seconds as a source gave them, for Record.ttl. Raises Reject."""
+    if ttl is None:
+        return DEFAULT_TTL
+    if not 0 <= ttl <= MAX_TTL:
+        raise Reject(f"ttl is 0 to {MAX_TTL} seconds, not {ttl}")
+    return ttl
+
+
+def as_items(data: Data) -> list[Item]:
+    """The items of a value's data. Raises Reject if there are none."""
+    if isinstance(data, str):
+        return [data]
+    if not data:
         raise Reject("data is an empty list; delete the key to have no records")
-    return ([value] if isinstance(value, str) else value), ttl
+    return data
 
 
 def _text(item: Item, type_text: str) -> str:
@@ -137,13 +154,11 @@ def _txt(item: Item, zone: bytes) -> bytes:
     return rdata.from_text(rdata.TXT, item, zone) if isinstance(item, str) else rdata.txt(item)
 
 
-def _check_lone(type_: int, apex: bool, items: list[Item]) -> None:
-    name = _ONE_ONLY[type_]
-    if len(items) > 1:
-        raise Reject(f"a name has one {name}, not {len(items)}")
-    if type_ == rdata.CNAME and apex:
+def _check_place(record: Record) -> None:
+    apex = record.owner == record.zone
+    if record.type == rdata.CNAME and apex:
         raise Reject("a CNAME cannot stand at a zone's apex, beside SOA and NS")
-    if type_ == rdata.SOA and not apex:
+    if record.type == rdata.SOA and not apex:
         raise Reject("a SOA stands at the zone's apex only (owner @)")
 
 

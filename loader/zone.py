@@ -165,7 +165,6 @@ class Zones:
         bare = sum(1 for apex in self._zones if apex not in self._gifts or apex in self._void)
         return len(self._gifts) - len(self._void) - len(self._outside) + bare
 
-    @property
     def apexes(self) -> dict[bytes, int]:
         """Apex -> serial, the highest revision that touched the zone."""
         self._settle_pending()

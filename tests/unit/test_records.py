@@ -109,7 +109,7 @@ def test_soa_serial_is_left_to_the_zone() -> None:
         ("exa..mple/www/A", "192.0.2.1", "label is empty"),
         ("@/www/A", "192.0.2.1", "'@' is not a zone"),
         ("example.test/www.other.test./A", "192.0.2.1", "is not in zone example.test."),
-        ("example.test/" + "x" * 64 + "/A", "192.0.2.1", "at most 63"),
+        ("example.test/" + "x" * 64 + "/A", "192.0.2.1", "1 to 63 octets"),
         ("example.test/www/A", "", "value is empty"),
         ("example.test/www/A", " \n", "value is empty"),
         ("example.test/www/A", b"\xff\xfe", "not UTF-8: octet 1 is 0xff"),

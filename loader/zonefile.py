@@ -1,0 +1,167 @@
+"""Zone files (RFC 1035 section 5, RFC 2308 section 4 for $TTL) by dnspython's reader.
+
+$INCLUDE is relative to the file that it stands in, up to MAX_NESTING deep. The zone is where the SOA stands; a file
+without a SOA adds to whatever configured zone encloses its origin, or is a zone at its origin. The origin is the file's
+name without its suffix until $ORIGIN says otherwise: example.test.zone starts in example.test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dns.exception
+import dns.name
+import dns.rdataclass
+import dns.tokenizer
+import dns.transaction
+import dns.zonefile
+
+from loader import names, rdata
+from loader.model import MAX_TTL, Record, Reject
+from loader.rdata import SOA
+
+#: A file that includes itself ends here.
+MAX_NESTING = 16
+
+
+@dataclass(slots=True)
+class ZoneFile:
+    """What a zone file has given.
+
+    records   NAME/TYPE -> records
+    problems  NAME/TYPE -> why these were left out
+    included  every file that was included, also when reading has failed
+    """
+
+    records: dict[str, list[Record]] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    included: list[Path] = field(default_factory=list)
+
+
+def origin_of(path: Path) -> bytes:
+    """The origin that a file's name says. Raises Reject."""
+    try:
+        return names.from_text(path.stem + "." if path.stem != "root" else ".")
+    except names.BadName as error:
+        raise Reject(f"{path}: the file's name without suffix is its origin, but {error}") from None
+
+
+def read(path: Path, zones: Collection[bytes], result: ZoneFile) -> None:
+    """Reads a file into `result`, whose `included` counts even if this fails. `zones` are the configured apexes.
+
+    Raises Reject with FILE:LINE, and OSError if the file itself cannot be read.
+    """
+    origin = origin_of(path)
+    collector = _Collector()
+    with open(path, encoding="utf-8") as file:
+        reader = _Reader(dns.tokenizer.Tokenizer(file, str(path)), collector, result.included)
+        reader.current_origin = reader.last_name = dns.name.Name([*names.labels(origin), b""])
+        try:
+            reader.read()
+        except (dns.exception.DNSException, OSError, ValueError) as error:
+            raise Reject(_explained(error, reader)) from error
+        finally:
+            reader.close()
+    _sort(collector, origin, zones, result)
+
+
+def _explained(error: Exception, reader: _Reader) -> str:
+    file, line = reader.tok.where()
+    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = reason.removeprefix(f"{file}:{line}: ")  # the reader has put it before what it says itself
+    return f"{file}:{line}: {reason} (near {names.shown(reader.tok.near)})"
+
+
+def _sort(collector: _Collector, origin: bytes, zones: Collection[bytes], result: ZoneFile) -> None:
+    soa = next((owner for owner, type_, _, _ in collector.rrs if type_ == SOA), None)
+    zone = soa or (None if any(up in zones for up in names.ancestors(origin)) else origin)
+    for owner, type_, ttl, data in collector.rrs:
+        key = f"{names.to_text(owner)}/{rdata.type_name(type_)}"
+        if zone is not None and not names.is_under(owner, zone):
+            result.problems[key] = f"{names.to_text(owner)} is outside the file's zone {names.to_text(zone)}"
+        elif not rdata.storable(type_):
+            result.problems[key] = f"{rdata.type_name(type_)} is not a type that a zone can hold"
+        else:
+            result.records.setdefault(key, []).append(Record(zone, owner, type_, min(ttl, MAX_TTL), data))
+
+
+class _Manager(dns.transaction.TransactionManager):
+    """Tells the reader that nothing is relative, and that all names are welcome: we sort them ourselves."""
+
+    def origin_information(self) -> tuple[dns.name.Name, bool, dns.name.Name]:
+        return dns.name.root, False, dns.name.root
+
+    def get_class(self) -> dns.rdataclass.RdataClass:
+        return dns.rdataclass.IN
+
+
+class _Collector(dns.transaction.Transaction):
+    """Takes RRs one by one. dnspython's own transactions refuse a whole file for one CNAME beside other data."""
+
+    def __init__(self) -> None:
+        super().__init__(_Manager())
+        self.rrs: list[tuple[bytes, int, int, bytes]] = []
+
+    def add(self, *args: Any) -> None:
+        name, ttl, data = args
+        self.rrs.append((name.to_digestable(), int(data.rdtype), ttl, data.to_wire()))
+
+    def _set_origin(self, origin: dns.name.Name | None) -> None:
+        pass
+
+
+class _Reader(dns.zonefile.Reader):
+    """dnspython's reader opens what $INCLUDE names as it stands, relative to the process's directory. Its tokenizers
+    are exchanged for ones that rewrite the name, and every file that it opens can be closed."""
+
+    tok: _Tokenizer
+
+    def __init__(self, tokenizer: dns.tokenizer.Tokenizer, collector: _Collector, included: list[Path]) -> None:
+        self.included = included
+        self.opened: list[Any] = []
+        super().__init__(tokenizer, dns.rdataclass.IN, collector, allow_include=True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "tok" and not isinstance(value, _Tokenizer):
+            value = _Tokenizer(value.file, value.filename, self)
+        elif name == "current_file" and value is not None:
+            self.opened.append(value)
+        super().__setattr__(name, value)
+
+    def close(self) -> None:
+        """Closes the included files, which an error leaves open."""
+        for file in self.opened:
+            file.close()
+
+
+class _Tokenizer(dns.tokenizer.Tokenizer):
+    def __init__(self, file: Any, filename: str, reader: _Reader) -> None:
+        super().__init__(file, filename)
+        self._reader = reader
+        self._names_file = False
+        self._line = 1
+        self.near = ""
+
+    def where(self) -> tuple[str, int]:
+        """The file, and the line where the current entry begins: dnspython tells the next one once it has seen the end
+        of this one, and the last one of several in parentheses."""
+        return self.filename, self._line
+
+    def get(self, want_leading: bool = False, want_comment: bool = False) -> dns.tokenizer.Token:
+        # The reader asks for leading white space only where a line begins.
+        if want_leading:
+            self._line = self.line_number
+        token = super().get(want_leading, want_comment)
+        if token.is_identifier() or token.is_quoted_string():
+            self.near = token.value
+        if self._names_file and (token.is_identifier() or token.is_quoted_string()):
+            if len(self._reader.saved_state) >= MAX_NESTING:
+                raise dns.exception.SyntaxError(f"$INCLUDE nests deeper than {MAX_NESTING}")  # type: ignore[no-untyped-call]
+            target = Path(self.filename).parent / token.value
+            self._reader.included.append(target)
+            token.value = str(target)
+        self._names_file = want_leading and token.is_identifier() and token.value.upper() == "$INCLUDE"
+        return token
