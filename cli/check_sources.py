@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli.checks import Remark, ok, problem, warning
+from cli.checks import Level, Remark, ok, problem, warning
 from cli.settings import Settings
 from loader import etcd_url, names
 from loader.files import FileSource
@@ -79,8 +79,10 @@ def _etcd(source: str, settings: Settings, connect: bool) -> Iterator[Remark]:
     if url.schema == "skydns" and not settings.zone:
         yield problem("source", f"schema skydns needs the zones: give zone for what is under {url.key_prefix}")
     if connect:
-        for endpoint in url.endpoints:
-            yield asyncio.run(_ask(endpoint, url.tls, settings))
+        remarks = [asyncio.run(_ask(endpoint, url.tls, settings)) for endpoint in url.endpoints]
+        answered = any(remark.level is Level.OK for remark in remarks)
+        for remark in remarks:  # one that answers is enough
+            yield warning(remark.what, remark.text) if answered and remark.level is Level.PROBLEM else remark
 
 
 async def _ask(endpoint: str, tls: bool, settings: Settings) -> Remark:
@@ -103,4 +105,4 @@ async def _ask(endpoint: str, tls: bool, settings: Settings) -> Remark:
             version, _ = await client.status()
             return ok("etcd", f"{endpoint} answers: etcd {version}")
     except (EtcdError, OSError) as error:
-        return problem("etcd", f"{endpoint}: {error}")
+        return problem("etcd", str(error))

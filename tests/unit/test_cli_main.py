@@ -286,7 +286,7 @@ def test_check_without_etcd(port: int) -> None:
     assert check("load", "--source", source)[0] == 0
     status, remarks = check("load", "--source", source, "--connect")
     assert status == 1
-    assert f"etcd: 127.0.0.1:{port}: " in problems(remarks)
+    assert f"etcd: etcd 127.0.0.1:{port}: " in problems(remarks)
 
 
 def test_check_of_skydns_without_zones() -> None:

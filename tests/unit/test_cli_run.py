@@ -52,7 +52,7 @@ class Service:
 
     def ask(self) -> str:
         answer = dns.query.udp(dns.message.make_query("www.example.test", "A"), "127.0.0.1", 5, self.port)
-        return answer.answer[0][0].to_text()
+        return str(answer.answer[0][0])
 
 
 @pytest.fixture
