@@ -11,7 +11,7 @@ from typing import Protocol
 from server.query import AA, CD, CLASS_IN, HEADER, OPCODE_MASK, QR, RD, TC, FormatError, Query, Rcode, parse
 from shm.errors import TableDamaged
 from shm.layout import NEGATIVE_SOA, NodeFlag
-from shm.node import Node, NodeError, RRset, unpack
+from shm.node import Node, RRset, unpack
 
 A, NS, CNAME, AAAA, DS = 1, 2, 5, 28, 43
 IXFR, AXFR, MAILB, MAILA, ANY = 251, 252, 253, 254, 255
@@ -54,7 +54,7 @@ class Reply:
         return HEADER.size + len(self.body)
 
     def add(self, section: int, rrset: RRset, owner_at: int) -> int | None:
-        """Append an RRset whose owner stands at `owner_at` in the message. Offset of its first RR; None if it does not fit."""
+        """Append an RRset whose owner stands at `owner_at`. Where its first RR begins; None if it does not fit."""
         if self.size + len(rrset.wire) > self.limit:
             return None
         start = self.size
@@ -68,9 +68,11 @@ class Reply:
 
 
 def rr_offsets(wire: bytes) -> Iterator[int]:
-    """Where each RR of a stored RRset begins."""
+    """Where each RR of a stored RRset begins. Raises TableDamaged if they do not fill it."""
     at = 0
     while at < len(wire):
+        if at + 12 > len(wire):
+            raise TableDamaged("an RR reaches beyond its RRset")
         yield at
         at += 12 + int.from_bytes(wire[at + 10 : at + 12], "big")
 
@@ -104,7 +106,7 @@ def answer(
     else:
         try:
             _resolve(reply, table)
-        except (TableDamaged, NodeError):
+        except (TableDamaged, LookupError, ValueError):  # a node that says what no loader writes
             on_damage()
             return _finish(Reply(query, reply.limit, rcode=Rcode.SERVFAIL, body=bytearray(query.question)), policy)
     return _finish(reply, policy)
@@ -149,7 +151,7 @@ def _resolve(reply: Reply, table: TableView) -> None:
     """Answer, follow aliases inside our zones, refer, or deny."""
     name, name_at = reply.query.name, HEADER.size
     type_ = reply.query.type
-    seen = set()
+    seen: set[bytes] = set()
     for _ in range(MOST_ALIASES):
         encloser, labels_up = _closest_encloser(table, name)
         if encloser is None:
@@ -243,7 +245,10 @@ def _deny(reply: Reply, table: TableView, name: bytes, name_at: int) -> None:
 
 
 def _refer(reply: Reply, table: TableView, name: bytes, name_at: int) -> None:
-    """The NS RRset of the cut, and the addresses that the table has for its targets, as far as they fit."""
+    """The NS RRset of the cut, and the addresses that the table has for its targets, as far as they fit.
+
+    Without the addresses of a target beneath the cut the referral leads nowhere: TC then (RFC 9471 section 3.1).
+    """
     for suffix in suffixes(name):
         block = table.find(suffix)
         node = unpack(block) if block is not None else None
@@ -264,5 +269,9 @@ def _refer(reply: Reply, table: TableView, name: bytes, name_at: int) -> None:
         glue = unpack(block) if block is not None else None
         for type_ in (A, AAAA):
             rrset = glue.rrsets.get(type_) if glue is not None else None
-            if rrset is not None:
-                reply.add(2, rrset, start + at + 12)
+            if (
+                rrset is not None
+                and reply.add(2, rrset, start + at + 12) is None
+                and suffix in suffixes(target.lower())
+            ):
+                reply.truncated = True

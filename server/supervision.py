@@ -17,7 +17,9 @@ FIRST_BACK_OFF_S = 0.1
 LONGEST_BACK_OFF_S = 10.0
 #: A child that lived this long has earned an immediate replacement again.
 STEADY_S = 10.0
-#: A child that shows no sign of life for this long is replaced (R6); one that is stuck inside the lock shows none.
+#: R6: a reader inside the lock for this long is reported, with its name.
+LEAK_AFTER_S = 0.25
+#: R6: a reader inside, or a child without a sign of life, for this long is replaced.
 CONDEMN_AFTER_S = 1.0
 #: The most that one look adds to a child's silence: some ticks of the supervisor.
 LONGEST_LOOK_S = 0.25
@@ -71,6 +73,14 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """Tell who does not leave the read lock, and where it is. Once for each stay."""
+
+    pid: int
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
 class Steer:
     """Send new datagrams to the first `workers` workers only."""
 
@@ -89,10 +99,18 @@ class Finish:
     """Everything is down: leave."""
 
 
-Action = Start | Terminate | Kill | Steer | Close | Finish
+Action = Start | Terminate | Kill | Report | Steer | Close | Finish
 
 
 # ---- state
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the board says of a child: its heartbeat's value, and its section's (odd = inside the read lock)."""
+
+    heartbeat: int
+    section: int
 
 
 @dataclass(slots=True)
@@ -104,8 +122,11 @@ class Child:
     started: float
     kill_at: float | None = None  # set when it was told to go
     killed: bool = False
-    mark: int = 0  # the last sign of life, since when it has not moved, when that was looked at
+    heartbeat: int = 0  # as last looked at, and for how long it has not moved
     quiet_s: float = 0.0
+    section: int = 0  # the same of its section, while it is inside
+    inside_s: float = 0.0
+    reported: bool = False
     looked: float = 0.0
 
 
@@ -161,24 +182,32 @@ class Supervision:
         self._back_off(place, now)
         return self.tick(now)
 
-    def observed(self, pid: int, mark: int, now: float) -> list[Action]:
-        """A look at a child's sign of life, whatever `mark` is: it lives if the mark moves.
+    def observed(self, pid: int, look: Look, now: float) -> list[Action]:
+        """A look at a child: it lives if its heartbeat moves, and leaves the lock if its section does.
 
-        Only time in which the supervisor itself looked counts as silence: after a stall of the whole machine nobody has
-        moved, and nobody is to blame.
+        Only time in which the supervisor itself looked counts: after a stall of the whole machine nobody has moved, and
+        nobody is to blame.
         """
         child = self.children.get(pid)
         if child is None or child.killed:
             return []
-        if child.mark != mark:
-            child.mark, child.quiet_s, child.looked = mark, 0.0, now
-            return []
-        child.quiet_s += min(now - child.looked, LONGEST_LOOK_S)
+        passed = min(now - child.looked, LONGEST_LOOK_S)
         child.looked = now
-        if child.quiet_s < CONDEMN_AFTER_S:
-            return []
-        child.killed = True
-        return [Kill(pid, child.role, f"no sign of life for {child.quiet_s:.1f} s")]
+        child.quiet_s = 0.0 if child.heartbeat != look.heartbeat else child.quiet_s + passed
+        if child.section != look.section:
+            child.inside_s, child.reported = 0.0, False
+        elif look.section & 1:
+            child.inside_s += passed
+        child.heartbeat, child.section = look.heartbeat, look.section
+        actions: list[Action] = []
+        if child.inside_s >= LEAK_AFTER_S and not child.reported:
+            child.reported = True
+            actions.append(Report(pid, child.role))
+        if max(child.quiet_s, child.inside_s) >= CONDEMN_AFTER_S:
+            child.killed = True
+            why = "inside the read lock" if look.section & 1 else "no sign of life"
+            actions.append(Kill(pid, child.role, f"{why} for {max(child.quiet_s, child.inside_s):.1f} s"))
+        return actions
 
     def scale(self, workers: int, now: float) -> list[Action]:
         """Change the number of workers. Raises ValueError out of 1..MOST_WORKERS."""

@@ -18,12 +18,14 @@ from typing import Any
 
 from server.answer import Policy
 from server.control import ControlSocket
+from server.culprit import StackFile
 from server.handover import Handover
 from server.sockets import Address, SocketTable
-from server.supervision import Action, Close, Finish, Kill, Kind, Role, Start, Steer, Supervision, Terminate
+from server.supervision import Action, Close, Finish, Kill, Kind, Report, Role, Start, Steer, Supervision, Terminate
+from server.watch import LockWatch
 from server.worker import WorkerSetup, run_worker
 from shm import layout
-from shm.board import Board, SlotView, WordView
+from shm.board import Board, WordView
 from shm.layout import SlotKind
 from shm.notify import notify, watchdog_interval_s
 from shm.segment import LockFile
@@ -64,6 +66,7 @@ class Supervisor:
         self._tree = Supervision(
             plan.workers, exporter=plan.run_exporter is not None, drain_timeout_s=plan.drain_timeout_s
         )
+        self._watch = LockWatch(board, self._words)
         self._control = control
         self._signals: list[int] = []
         self._finished = False
@@ -88,7 +91,9 @@ class Supervisor:
             now = time.monotonic()
             self._words.set("supervisor_heartbeat_ns", time.monotonic_ns())
             self._do(self._tree.tick(now))
-            self._watch(now)
+            for pid, look in self._watch.looks(self._tree.children):
+                self._do(self._tree.observed(pid, look, now))
+            self._watch.tell(now)
             self._announce_ready()
             if watchdog is not None and now - fed > watchdog and self._answers():
                 fed = now
@@ -149,6 +154,7 @@ class Supervisor:
             log.log(logging.INFO if expected else logging.ERROR, "%s (pid %d) %s", child.role, pid, how)
             if not expected:
                 self._words.add("workers_died")
+        self._watch.forget(pid)
         self._do(self._tree.exited(pid, now))
         return True
 
@@ -185,20 +191,12 @@ class Supervisor:
 
     # ---- watching
 
-    def _slots_of_children(self) -> list[tuple[int, SlotView]]:
-        slots = {slot.get("pid"): slot for slot in map(self._board.slot, self._board.slots) if slot.get("kind")}
-        return [(pid, slots[pid]) for pid in self._tree.children if pid in slots]
-
-    def _watch(self, now: float) -> None:
-        for pid, slot in self._slots_of_children():
-            self._do(self._tree.observed(pid, slot.get("heartbeat_ns"), now))
-
     def _answers(self) -> bool:
         """Real progress, for the watchdog: some worker has had a heartbeat within the last second."""
         clock = time.monotonic_ns()
         return any(
             clock - slot.get("heartbeat_ns") < 1_000_000_000
-            for _, slot in self._slots_of_children()
+            for _, slot in self._watch.slots(self._tree.children)
             if slot.get("kind") == SlotKind.WORKER
         )
 
@@ -206,7 +204,9 @@ class Supervisor:
         """READY=1 once a table is published and every worker answers from it."""
         if self._ready:
             return
-        answering = sum(1 for _, slot in self._slots_of_children() if slot.get("kind") and slot.get("generation"))
+        answering = sum(
+            1 for _, slot in self._watch.slots(self._tree.children) if slot.get("kind") and slot.get("generation")
+        )
         needed = self._tree.wanted + 1  # the stream worker
         if answering >= needed:
             self._ready = True
@@ -222,6 +222,8 @@ class Supervisor:
                     self._start(role)
                 case Terminate(pid):
                     _signal(pid, signal.SIGTERM)
+                case Report(pid, role):
+                    self._watch.report(pid, role, time.monotonic())
                 case Kill(pid, role, reason):
                     log.error("%s (pid %d): %s; replacing it", role, pid, reason)
                     self._words.add("workers_condemned")
@@ -242,16 +244,20 @@ class Supervisor:
             ends = Handover.pair()
         sys.stdout.flush()
         sys.stderr.flush()
+        stack = StackFile()
         try:
             pid = os.fork()
         except OSError as error:
             log.error("cannot fork %s: %s", role, error)
+            stack.close()
             self._tree.start_failed(role, time.monotonic())
             return
         if pid == 0:
             if ends:
                 ends[0].close()
+            stack.listen()
             self._be(role, ends[1] if ends else None)
+        self._watch.adopt(pid, stack)
         log.info("%s: pid %d", role, pid)
         self._words.add("workers_started")
         self._tree.started(role, pid, time.monotonic())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import select
 import signal
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from server._batch import Batch, Counters
 from server.answer import Policy, answer
@@ -21,6 +23,9 @@ from shm.layout import SlotKind
 from shm.rwlock import ReadLock
 from shm.tables import NotMapped, TableReader
 
+if TYPE_CHECKING:
+    from server.faults import Faults
+
 log = logging.getLogger(__name__)
 
 #: An idle worker passes the lock and shows a heartbeat this often: well below NEIGHBOUR_STALE_NS.
@@ -28,6 +33,8 @@ IDLE_S = 0.020
 #: A worker whose heartbeat is older than this has its sockets drained by the next live one.
 NEIGHBOUR_STALE_NS = 50_000_000
 HOUSEKEEPING_NS = 10_000_000
+#: Set for drills and tests only (server/faults.py).
+FAULTS_VARIABLE = "STANDOFF_FAULTS"
 #: Looks at a table that is announced but not mapped yet, before the batch gets SERVFAIL.
 MAP_ATTEMPTS = 3
 
@@ -81,6 +88,11 @@ class Worker:
         for fd in self._own:
             self._poll.register(fd, select.POLLIN)
         signal.signal(signal.SIGTERM, self._on_stop)
+        self._faults: Faults | None = None
+        if FAULTS_VARIABLE in os.environ:
+            from server.faults import faults_for
+
+            self._faults = faults_for(self._lock)
 
     def _on_stop(self, *_: object) -> None:
         self._running = False
@@ -103,6 +115,8 @@ class Worker:
         if now - self._checked_ns > HOUSEKEEPING_NS:
             self._checked_ns = now
             self._keep_house(now)
+            if self._faults is not None:
+                self._faults.strike()
         self._tables.refresh()
         busy = False
         for sock in self._own:
