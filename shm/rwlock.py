@@ -203,17 +203,22 @@ class WriteLock:
         self._note("grace_max_ns", layout.GRACE_HISTOGRAM, time.monotonic_ns() - start)
 
     def _take(self, slot: int, deadline: int) -> bool:
-        """Take one slot's gate; True as well if the slot needs none, because its process is dead."""
+        """Take one slot's gate; True as well if the slot needs none, because its process is dead.
+
+        A slot without a gate has just been claimed, or is past its gate and renewing it: R5 covers both, and its
+        process may be stopped right there, so nothing is waited for.
+        """
         while True:
             gate = self._gate(slot)
-            if gate is not None:
-                try:
-                    gate.acquire(0)
-                except posix_ipc.BusyError:
-                    pass
-                else:
-                    self._taken.append(gate)
-                    return True
+            if gate is None:
+                return True
+            try:
+                gate.acquire(0)
+            except posix_ipc.BusyError:
+                pass
+            else:
+                self._taken.append(gate)
+                return True
             if time.monotonic_ns() >= deadline:
                 return not self._board.is_alive(slot)
             os.sched_yield()
@@ -224,7 +229,7 @@ class WriteLock:
         self._words.set("write_hold_since_ns", 0)
 
     def _gate(self, slot: int) -> posix_ipc.Semaphore | None:
-        """The slot's present gate; None while it is being renewed."""
+        """The slot's present gate; None if it has none yet, or is renewing it."""
         incarnation = self._board.words.load(layout.slot_page(slot) + _GATE)
         known = self._gates.get(slot)
         if known is not None and known[0] == incarnation:
