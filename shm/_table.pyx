@@ -268,9 +268,15 @@ cdef class Table:
 
     @property
     def meta(self):
+        """What `format` or `describe` was given. Raises TableDamaged."""
         self.check_open()
-        start = self.header.meta_offset
-        return msgpack.unpackb(self.view.base[start:start + self.header.meta_length])
+        cdef uint64_t start = self.header.meta_offset, length = self.header.meta_length
+        if start > self.view.size or length > self.view.size - start:  # again: `describe` moves the length
+            raise TableDamaged(f"table {self.header.serial}: its description does not lie inside it")
+        try:
+            return msgpack.unpackb(PyBytes_FromStringAndSize(<char *>self.view.base + start, <Py_ssize_t>length))
+        except (ValueError, msgpack.UnpackException) as error:
+            raise TableDamaged(f"table {self.header.serial}: its description cannot be read: {error!r}") from error
 
     def stamp(self, uint64_t generation, uint64_t revision, serial=None):
         self.check_writable()
@@ -331,6 +337,7 @@ cdef class Table:
         cdef node_ref node
         cdef uint8_t *start
         for i in range(self.view.index_slots):
+            self.check_open()  # again: a generator may be resumed after `close`
             if self.view.index[i].offset:
                 if open_node(&self.view, self.view.index[i].offset, &node) == DAMAGED:
                     raise TableDamaged(f"table {self.header.serial}: index entry {i} leads nowhere")

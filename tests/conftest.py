@@ -1,0 +1,24 @@
+"""For all tests: say which code is under test."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.instances import fresh_instance
+
+COMPILED = ("shm._atomic", "shm._section", "shm._table", "server._batch")
+
+
+def pytest_report_header() -> list[str]:
+    """The hot path is compiled or there is none: name what was loaded."""
+    return [f"compiled: {name} from {importlib.import_module(name).__file__}" for name in COMPILED]
+
+
+@pytest.fixture
+def instance() -> Iterator[str]:
+    """The name of an instance that does not exist yet, removed afterwards."""
+    with fresh_instance() as name:
+        yield name
