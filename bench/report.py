@@ -51,7 +51,7 @@ def show(result: Result, before: Result | None = None, console: Console | None =
     machine = result["machine"]
     table = Table(title=f"{result['names']:,} names, {machine['cores']} cores, commit {result['commit']}")
     for heading in ("", "measured", "target"):
-        table.add_column(heading, justify="left" if not heading else "right")
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     if before is not None:
         table.add_column(f"over {before['commit']}", justify="right")
     for label, path, target, form in ROWS:
@@ -61,6 +61,8 @@ def show(result: Result, before: Result | None = None, console: Console | None =
             cells.append(f"{value / old:.3f}" if value is not None and old else "-")
         table.add_row(*cells)
     console.print(table)
+    if before is not None and before["names"] != result["names"]:
+        console.print(f"warning: the earlier run had {before['names']:,} names", style="yellow")
     console.print(_latencies(result))
     _print_memory(result, console)
     faults = {
@@ -75,14 +77,13 @@ def show(result: Result, before: Result | None = None, console: Console | None =
 
 
 def _latencies(result: Result) -> Table:
-    """In brackets the server's part: from the send to the arrival of the answer."""
-    table = Table(title="µs at 50,000 q/s from the intended time (from the send), median of the rounds")
-    table.add_column("")
+    table = Table(title="µs at 50,000 q/s, median of the rounds")
+    table.add_column("", no_wrap=True)
     for heading in ("p50", "p99", "p99.9", "longest", "generator late"):
         table.add_column(heading, justify="right")
     for case, figures in result.get("latency", {}).get("summary", {}).items():
-        cells = [f"{figures[name]:.0f} ({figures['server_' + name]:.0f})" for name in LATENCIES]
-        table.add_row(case, *cells, f"{figures['late_us']:.0f}")
+        table.add_row(case, *(f"{figures[name]:.0f}" for name in (*LATENCIES, "late_us")))
+        table.add_row("  from send to arrival", *(f"{figures['server_' + name]:.0f}" for name in LATENCIES), "")
     return table
 
 
@@ -109,14 +110,16 @@ def plot(result: Result, path: Path) -> bool:
     rounds = result["throughput"]["rounds"]
     for name in ("echo", "standoff", "negative", "swapping"):
         left.plot(range(1, len(rounds) + 1), [r[name]["qps"] / 1000 for r in rounds], marker="o", label=name)
-    left.set(title="answers on one core", xlabel="round", ylabel="1000 q/s", ylim=(0, None))
-    left.legend()
+    most = max(r[name]["qps"] for r in rounds for name in ("echo", "standoff", "negative", "swapping")) / 1000
+    left.set(title="answers on one core", xlabel="round", ylabel="1000 q/s", ylim=(0, 1.1 * most))
+    left.set_xticks(range(1, len(rounds) + 1))
+    left.legend(loc="lower left")
     summary = result["latency"]["summary"]
     width = 0.8 / len(summary)
     for number, (case, figures) in enumerate(summary.items()):
         places = [i + number * width for i in range(len(LATENCIES))]
-        right.bar(places, [figures[name] for name in LATENCIES], width, label=case)
-    right.set(title="latency at 50,000 q/s", ylabel="µs", yscale="log")
+        right.bar(places, [figures[f"server_{name}"] for name in LATENCIES], width, label=case)
+    right.set(title="from send to arrival, at 50,000 q/s", ylabel="µs", yscale="log")
     right.set_xticks([i + 0.4 - width / 2 for i in range(len(LATENCIES))], ["p50", "p99", "p99.9", "longest"])
     right.legend()
     figure.suptitle(f"Standoff {result['commit']}, {result['names']:,} names, {result['when']}")
