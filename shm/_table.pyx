@@ -426,6 +426,18 @@ cdef class Table:
                 i = 0
         raise TableDamaged(f"table {self.header.serial}: the index is full")
 
+    def clone_into(self, buffer):
+        """Copy the whole table into a zeroed buffer of the same size. Raises ValueError if it has another size."""
+        self.check_open()
+        cdef Py_buffer target
+        PyObject_GetBuffer(buffer, &target, PyBUF_WRITABLE)
+        try:
+            if <uint64_t>target.len != self.view.size:
+                raise ValueError(f"a buffer of {target.len} bytes for a table of {self.view.size}")
+            memcpy(target.buf, self.view.base, self.header.heap_end)
+        finally:
+            PyBuffer_Release(&target)
+
     def copy_from(self, Table other):
         """Put every node of another table. Raises TableFull, TableDamaged."""
         for block in other.blocks():

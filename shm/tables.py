@@ -23,7 +23,7 @@ from shm.segment import TABLE_MODE, Segment, unlink
 log = logging.getLogger(__name__)
 
 #: A rebuilt table gets room for this many times its present bytes and names.
-GROWTH = 1.5
+GROWTH = 1.25
 SMALLEST_TABLE = 1 << 20
 #: How long the writer waits for the workers to map an announced segment before it swaps all the same: a worker that is
 #: late maps it on its first query after the swap.
@@ -245,7 +245,7 @@ class TableWriter:
         self._drop(side)
         serial = self._next_serial()
         segment = Segment.create(self._board.names.table(serial), live.segment.size, TABLE_MODE)
-        segment.map[:] = live.segment.map[:]
+        live.table.clone_into(segment.map)
         copy = Side(segment)
         copy.table.stamp(live.table.generation, live.table.revision, serial)
         self._sides[side] = copy
