@@ -11,12 +11,15 @@ from enum import Enum
 
 #: Bounds `scale`; slots beyond it are for the stream worker and for replacements that overlap.
 MOST_WORKERS = 60
-#: A child that dies at once is started again after these pauses, doubled with every death, so that a broken set-up does
-#: not eat the machine. The first replacement is immediate: it is what a single crash needs.
+#: A child that dies at once, again and again, is started after these pauses, doubled with every death, so that a broken
+#: set-up does not eat the machine.
 FIRST_BACK_OFF_S = 0.1
 LONGEST_BACK_OFF_S = 10.0
-#: A child that lived this long has earned an immediate replacement again.
-STEADY_S = 10.0
+#: A child that lived this long had come to work: what killed it was no broken set-up, and clients wait for its
+#: replacement. Several times what a start takes, and four forks a second at most.
+STEADY_S = 0.25
+#: Early deaths in a row that are replaced at once, all the same: chance may hit a replacement as well.
+SPARED = 3
 #: R6: a reader inside the lock for this long is reported, with its name.
 LEAK_AFTER_S = 0.25
 #: R6: a reader inside, or a child without a sign of life, for this long is replaced.
@@ -246,6 +249,6 @@ class Supervision:
                 yield Start(role)
 
     def _back_off(self, place: Place, now: float) -> None:
-        pause = FIRST_BACK_OFF_S * 2 ** (place.deaths - 1) if place.deaths else 0.0
+        pause = FIRST_BACK_OFF_S * 2 ** (place.deaths - SPARED) if place.deaths >= SPARED else 0.0
         place.start_at = now + min(pause, LONGEST_BACK_OFF_S)
         place.deaths += 1
