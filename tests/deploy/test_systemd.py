@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache"
@@ -209,7 +209,7 @@ def every_query_answered(machine: Machine) -> Iterator[None]:
 
 def test_the_target_brings_both_up_at_boot(running: Machine) -> None:
     assert running.show("standoff.target", "ActiveState") == "active"
-    assert running.dig("web.example.test", "+tcp").splitlines()[-1] in ("192.0.2.10", "192.0.2.11")
+    assert running.dig("ns2.example.test", "+tcp") == "192.0.2.2"
     assert running.show(SERVER, "NRestarts") == running.show(LOADER, "NRestarts") == "0", running.journal()
 
 
@@ -249,26 +249,36 @@ def test_either_may_start_first(running: Machine, first: str) -> None:
     second = LOADER if first == SERVER else SERVER
     running.run("systemctl", "stop", SERVER, LOADER)
     running.run("sh", "-c", "rm -f /dev/shm/standoff.* /dev/shm/sem.standoff.*")  # as after a reboot
-    running.run("systemctl", "start", first)
+    restarts = running.show(first, "NRestarts")
+    running.run("systemctl", "start", "--no-block", first)
+    time.sleep(3)
+    assert running.show(first, "ActiveState") in ("activating", "active"), running.journal()
+    assert running.show(first, "NRestarts") == restarts
     running.run("systemctl", "start", second)
     running.eventually(lambda: running.dig("ns1.example.test") == "192.0.2.1", f"answers, {first} first", 10)
+    running.eventually(lambda: running.show(first, "ActiveState") == "active", f"{first} is ready", 10)
+
+
+def comes_back(machine: Machine, unit: str, ended: int) -> None:
+    """Wait until systemd has started the unit again and it is ready."""
+    machine.eventually(lambda: machine.main_pid(unit) not in (0, ended), f"{unit} is started again", 60)
+    machine.eventually(lambda: machine.show(unit, "ActiveState") == "active", f"{unit} is ready again")
 
 
 @pytest.mark.parametrize("unit", [SERVER, LOADER])
-def test_a_killed_main_process_comes_back(running: Machine, unit: str) -> None:
+def test_a_killed_main_process_comes_back_and_costs_no_answer(running: Machine, unit: str) -> None:
     killed = running.main_pid(unit)
-    running.run("kill", f"-{signal.SIGKILL.value}", str(killed))
-    running.eventually(lambda: running.main_pid(unit) not in (0, killed), f"{unit} restarts")
-    running.eventually(lambda: running.show(unit, "ActiveState") == "active", f"{unit} is ready again")
-    running.eventually(lambda: running.dig("ns1.example.test") == "192.0.2.1", "answers again", 10)
+    with every_query_answered(running):
+        running.run("kill", f"-{signal.SIGKILL.value}", str(killed))
+        comes_back(running, unit, killed)
 
 
-def test_a_stopped_main_process_is_replaced_by_the_watchdog(running: Machine) -> None:
+def test_the_watchdog_replaces_a_supervisor_that_hangs(running: Machine) -> None:
     """SIGSTOP is what a hang looks like from outside: READY was sent, and nothing follows."""
     stopped = running.main_pid(SERVER)
-    running.run("kill", f"-{signal.SIGSTOP.value}", str(stopped))
-    running.eventually(lambda: running.main_pid(SERVER) not in (0, stopped), "the watchdog restarts the server", 60)
-    running.eventually(lambda: running.dig("ns1.example.test") == "192.0.2.1", "answers again", 10)
+    with every_query_answered(running):
+        running.run("kill", f"-{signal.SIGSTOP.value}", str(stopped))
+        comes_back(running, SERVER, stopped)
 
 
 def test_stopping_is_clean(running: Machine) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 ZONE = ROOT / "deploy/sample/example.test.zone"
@@ -125,12 +125,10 @@ def test_it_serves_a_zone_file(shipped: Shipped, instance: str, tmp_path: Path) 
         assert read_event(process)["event"] == "ready"
         for options in (["+notcp"], ["+tcp"]):
             answer = subprocess.run(
-                ["dig", "@127.0.0.1", "-p", port, "+noall", "+answer", *options, "web.example.test", "A"],
+                ["dig", "@127.0.0.1", "-p", port, "+noall", "+answer", *options, "ns1.example.test", "A"],
                 capture_output=True, text=True, check=True, timeout=15,
             ).stdout  # fmt: skip
-            assert "www.example.test." in answer
-            assert "192.0.2.10" in answer
-            assert "192.0.2.11" in answer
+            assert answer.split()[-2:] == ["A", "192.0.2.1"]
     finally:
         process.terminate()
         try:
@@ -138,4 +136,6 @@ def test_it_serves_a_zone_file(shipped: Shipped, instance: str, tmp_path: Path) 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
     assert process.returncode == 0
