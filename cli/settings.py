@@ -29,7 +29,7 @@ MAX_WORKERS = 60
 SERVING = frozenset({"run", "serve", "check"})
 LOADING = frozenset({"run", "load", "check"})
 DAEMONS = SERVING | LOADING
-TOOLS = frozenset({"status", "lookup", "wait", "scale"})
+TOOLS = frozenset({"status", "lookup", "wait", "locks", "scale"})
 EVERY = DAEMONS | TOOLS
 
 GENERAL, DNS, SOURCES, ETCD, LOGGING = "General", "DNS service", "Sources", "etcd", "Logging"
