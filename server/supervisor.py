@@ -23,7 +23,7 @@ from server.handover import Handover
 from server.sockets import Address, SocketTable
 from server.supervision import Action, Close, Finish, Kill, Kind, Report, Role, Start, Steer, Supervision, Terminate
 from server.watch import LockWatch
-from server.worker import WorkerSetup, run_worker
+from server.worker import LEAKED, WorkerSetup, run_worker
 from shm import layout
 from shm.board import Board, WordView
 from shm.layout import SlotKind
@@ -154,6 +154,8 @@ class Supervisor:
             log.log(logging.INFO if expected else logging.ERROR, "%s (pid %d) %s", child.role, pid, how)
             if not expected:
                 self._words.add("workers_died")
+            if os.WIFEXITED(status) and os.WEXITSTATUS(status) == LEAKED:
+                self._words.add("leaks_reported")
         self._watch.forget(pid)
         self._do(self._tree.exited(pid, now))
         return True

@@ -18,7 +18,7 @@ from server.handover import Handover
 from server.orphan import Orphanhood
 from shm._table import Table
 from shm.board import Board
-from shm.errors import StandoffError
+from shm.errors import NestedRead, StandoffError
 from shm.layout import SlotKind
 from shm.rwlock import ReadLock
 from shm.tables import NotMapped, TableReader
@@ -37,6 +37,8 @@ HOUSEKEEPING_NS = 10_000_000
 FAULTS_VARIABLE = "STANDOFF_FAULTS"
 #: Looks at a table that is announced but not mapped yet, before the batch gets SERVFAIL.
 MAP_ATTEMPTS = 3
+#: Exit status of a worker that found at its next read that it had never left the last: the supervisor counts it.
+LEAKED = 71
 
 
 @dataclass(slots=True)
@@ -209,6 +211,9 @@ def run_worker(setup: WorkerSetup) -> int:
     """The worker process's main; its exit status."""
     try:
         Worker(setup).run()
+    except NestedRead as error:
+        log.error("read lock leaked: worker %d (pid %d) went on without leaving: %s", setup.index, os.getpid(), error)
+        return LEAKED
     except StandoffError as error:
         log.error("worker %d: %s", setup.index, error)
         return 1
