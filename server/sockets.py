@@ -170,9 +170,14 @@ class SocketTable:
         self._steered = all(steer(sock, workers) for sock in self.udp.get(0, ()))
 
     def close_udp(self) -> None:
-        for sockets in (*self.udp.values(), *self._parked.values()):
+        for sockets in self.udp.values():
             _close(sockets)
         self.udp.clear()
+        self.close_parked()
+
+    def close_parked(self) -> None:
+        for sockets in self._parked.values():
+            _close(sockets)
         self._parked.clear()
 
     def close_tcp(self) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from server._batch import Counters, answer_packet
 from server.answer import Policy
 from server.orphan import Orphanhood
+from server.sockets import TCP_BACKLOG
 from server.worker import IDLE_S, MAP_ATTEMPTS, reference_for
 from shm._table import Table
 from shm.board import Board
@@ -190,7 +191,9 @@ class StreamServer:
         """Until SIGTERM; then what has been asked is answered."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        servers = [await loop.create_server(lambda: Client(self), sock=sock) for sock in listeners]
+        servers = [
+            await loop.create_server(lambda: Client(self), sock=sock, backlog=TCP_BACKLOG) for sock in listeners
+        ]
         beating = asyncio.create_task(self._beat())
         await self._stop.wait()
         for server in servers:

@@ -302,6 +302,7 @@ class Supervisor:
             for other in self._handovers.values():
                 other.close()
             # A socket open in a child that does not read it would outlive its reader, and go on getting queries.
+            self._sockets.close_parked()
             if role.kind is not Kind.WORKER:
                 self._sockets.close_udp()
             if role.kind is not Kind.STREAM:

@@ -107,8 +107,20 @@ class Worker:
         deadline = time.monotonic() + self._setup.drain_timeout_s
         while self._pass() and time.monotonic() < deadline:
             pass
+        if self._orphanhood.orphaned:
+            self._close_sockets(deadline)
         self._lock.close()
         self._slot.release()
+
+    def _close_sockets(self, deadline: float) -> None:
+        """Close each socket right after a look that found it empty.
+
+        No supervisor keeps it: what comes in between is lost, and what came from then to our end would be.
+        """
+        for sock in [sock for sockets in self._sockets.values() for sock in sockets]:
+            while time.monotonic() < deadline and self._serve(sock.fileno()):
+                pass
+            sock.close()
 
     def _pass(self) -> bool:
         """Serve every socket once; whether there was anything."""
@@ -190,6 +202,9 @@ class Worker:
         others = len(self._sockets)
         if others < 2:
             return []
+        if self._orphanhood.orphaned:
+            # The workers of the next supervisor have other sockets: a heartbeat of theirs says nothing about ours.
+            return [s.fileno() for index in self._sockets if index != self._setup.index for s in self._sockets[index]]
         beats = dict.fromkeys(self._sockets, 0)
         for number in self._board.slots:
             slot = self._board.slot(number)
