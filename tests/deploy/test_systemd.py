@@ -161,7 +161,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     assert installed.returncode == 0, installed.stdout + installed.stderr
     (tree / "etc/standoff/standoff.toml").write_text(CONFIGURATION)
     shutil.copy(ROOT / "deploy/sample/example.test.zone", tree / "etc/standoff")
-    subprocess.run(["systemctl", f"--root={tree}", "enable", "standoff.target"], check=True, capture_output=True)
+    subprocess.run(["chroot", str(tree), "systemctl", "enable", "standoff.target"], check=True, capture_output=True)
     booted = Machine(tree, scratch / "console")
     try:
         booted.wait_until_up()
