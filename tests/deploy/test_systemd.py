@@ -87,7 +87,7 @@ class Machine:
         alone = [] if Path("/run/systemd/system").exists() else ["--register=no", "--keep-unit"]
         with console.open("wb") as output:
             self.nspawn = subprocess.Popen(
-                ["systemd-nspawn", "--quiet", "--private-network", "--resolv-conf=off", *alone,
+                ["systemd-nspawn", "--quiet", "--private-network", "--resolv-conf=off", "--link-journal=no", *alone,
                  f"--machine=standoff-test-{os.getpid()}", f"--directory={tree}", "--boot"],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
