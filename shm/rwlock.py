@@ -102,11 +102,19 @@ class ReadLock(Section):
         return had
 
     def _renew_gate(self) -> None:
-        """A gate of its own under a new name; whoever still holds the old one holds nothing."""
+        """A gate of its own under a new name; whoever still holds the old one holds nothing.
+
+        Raises LockError if there can be none at all; one that cannot be renewed stays.
+        """
         old = self._slot.get("gate")
         name = self._names.gate(self._slot.number, old + 1)
-        gates.create(name)
-        self._open_gate(name)
+        try:
+            gates.create(name)
+            self._open_gate(name)
+        except (OSError, posix_ipc.Error) as error:
+            if self.gated:
+                return  # /dev/shm is full, most likely: each read costs a wait until there is room, and answers go on
+            raise LockError(f"cannot make semaphore {name}: {error}; free some of /dev/shm") from error
         self._slot.set("gate", old + 1)
         gates.unlink(self._names.gate(self._slot.number, old))
 
