@@ -21,7 +21,13 @@ SOA, NS, DNAME = 6, 2, 39
 
 def wire(name: str) -> bytes:
     """A name in lower-case wire form."""
-    return dns.name.from_text(name).to_wire().lower()
+    return to_wire(dns.name.from_text(name))
+
+
+def to_wire(name: dns.name.Name) -> bytes:
+    raw = name.to_wire()
+    assert raw is not None
+    return raw.lower()
 
 
 def rrset(type_: int, ttl: int, *rdatas: bytes) -> RRset:
@@ -42,7 +48,7 @@ def compile_zone(origin: str, text: str) -> list[bytes]:
     for name, rdataset in zone.iterate_rdatasets():
         rdatas = [rdata.to_wire() for rdata in rdataset]
         assert all(rdata is not None for rdata in rdatas)
-        sets.setdefault(name.to_wire().lower(), []).append(rrset(int(rdataset.rdtype), rdataset.ttl, *rdatas))
+        sets.setdefault(to_wire(name), []).append(rrset(int(rdataset.rdtype), rdataset.ttl, *rdatas))
     cuts = {name for name, rrsets in sets.items() if name != apex and any(r.type == NS for r in rrsets)}
     names = {ancestor for name in sets for ancestor in _up_to(name, apex)}
     return [pack(name, _flags(name, apex, names, sets, cuts), _sets(name, apex, sets)) for name in sorted(names)]

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -145,14 +145,15 @@ def test_counters_and_histograms(board: Board) -> None:
 
 
 def test_a_view_is_read_only(board: Board) -> None:
-    for set_ in (
+    stores: list[Callable[[], object]] = [
         lambda: board.loader.set("revision", 1),
         lambda: board.supervisor.set("supervisor_pid", 1),
         lambda: board.slot(3).set("pid", 1),
         lambda: board.words.store(layout.LIVE, 1),
         lambda: board.words.add(layout.LIVE),
         lambda: board.words.store_fenced(layout.LIVE, 1),
-    ):
+    ]
+    for set_ in stores:
         with pytest.raises(TypeError, match="read-only"):
             set_()
     assert board.live == 0

@@ -91,7 +91,9 @@ def work(board: Board, kind: SlotKind, index: int = 0) -> tuple[ClaimedSlot, Rea
 
 def test_every_metric_is_well_formed_on_an_empty_board(url: str) -> None:
     families = scrape(url)
-    (build,) = [sample for family in families.values() for sample in family.samples if sample.name == "standoff_build_info"]
+    (build,) = [
+        sample for family in families.values() for sample in family.samples if sample.name == "standoff_build_info"
+    ]
     assert build.labels == {"version": "1.2.3"}
     assert all(family.documentation for family in families.values())
     assert all(family.name.startswith("standoff_") for family in families.values())
@@ -138,7 +140,9 @@ def test_histograms_are_cumulative(board: Board, url: str) -> None:
                 assert counts == sorted(counts)
                 assert edges == sorted(edges)
                 assert edges[-1] == float("inf")
-                total = [s.value for s in family.samples if s.name.endswith("_count") and s.labels.get("server") == server]
+                total = [
+                    s.value for s in family.samples if s.name.endswith("_count") and s.labels.get("server") == server
+                ]
                 assert total == [counts[-1]]
     lock.close()
     slot.release()
@@ -193,5 +197,5 @@ def test_other_pages(url: str) -> None:
 
 def test_an_address_in_use_says_so(board: Board, url: str) -> None:
     port = int(url.rsplit(":", 1)[1])
-    with pytest.raises(OSError, match="in use|cannot listen"):
+    with pytest.raises(OSError, match=r"in use|cannot listen"):
         Exporter(Address("127.0.0.1", port), board, "1")

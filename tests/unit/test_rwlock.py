@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 
 import posix_ipc
@@ -156,9 +157,7 @@ def test_r1_a_writer_that_holds_the_gates_costs_one_wait(
         assert slot.get("gate_waits") == 1
 
 
-def test_r1_the_fresh_gate_is_the_writers_too(
-    instance: str, board: Board, lock: ReadLock, writer: WriteLock
-) -> None:
+def test_r1_the_fresh_gate_is_the_writers_too(instance: str, board: Board, lock: ReadLock, writer: WriteLock) -> None:
     drive(writer.swap(2))  # it knows the old gate now
     with child(lambda pipe: take_gates_and_wait(instance, pipe)) as thief:
         thief.hear()
@@ -197,7 +196,9 @@ def test_r1_no_memory_for_a_fresh_gate(
 def test_r1_waits_on_the_monotonic_clock() -> None:
     """A step of the wall clock cannot matter: no semaphore is waited for by the kernel, no other clock is read."""
     tree = ast.parse(inspect.getsource(rwlock))
-    clocks = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "time"}
+    clocks = {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "time"
+    }
     assert clocks <= {"monotonic_ns", "monotonic", "sleep"}
     waits = [
         ast.unparse(call)
@@ -212,15 +213,22 @@ def test_r1_waits_on_the_monotonic_clock() -> None:
 
 def test_r3_a_leaked_read_lock_delays_nobody_but_the_writer(instance: str, board: Board, writer: WriteLock) -> None:
     """The standoff of 2015: one reader never leaves, a writer waits; the other reads on, past no gate."""
-    with child(lambda pipe: stay_inside(instance, pipe)) as leaker, child(lambda pipe: read_forever(instance, pipe)) as healthy:
+    with (
+        child(lambda pipe: stay_inside(instance, pipe)) as leaker,
+        child(lambda pipe: read_forever(instance, pipe)) as healthy,
+    ):
         leaker.hear()
         healthy.hear()
         number = next(n for n in board.live_slots() if board.slot(n).get("pid") == healthy.pid)
+
+        def moved(before: int) -> bool:
+            return board.slot(number).get("section") > before + 1
+
         swap = writer.swap(2)
         for _ in range(20):
             before = board.slot(number).get("section")
             time.sleep(next(swap))
-            wait_for("the healthy reader goes on", lambda before=before: board.slot(number).get("section") > before + 1)
+            wait_for("the healthy reader goes on", partial(moved, before))
         assert board.live == 0
         assert board.loader.get("write_retries") >= 20
         leaker.tell()
@@ -229,7 +237,9 @@ def test_r3_a_leaked_read_lock_delays_nobody_but_the_writer(instance: str, board
         assert board.live == 2
 
 
-def test_r3_an_attempt_that_fails_holds_nothing(instance: str, board: Board, slot: ClaimedSlot, lock: ReadLock, writer: WriteLock) -> None:
+def test_r3_an_attempt_that_fails_holds_nothing(
+    instance: str, board: Board, slot: ClaimedSlot, lock: ReadLock, writer: WriteLock
+) -> None:
     with child(lambda pipe: stay_inside(instance, pipe)) as leaker:
         leaker.hear()
         swap = writer.swap(2)
@@ -238,6 +248,7 @@ def test_r3_an_attempt_that_fails_holds_nothing(instance: str, board: Board, slo
         assert gate.value == 1
         gate.close()
         assert board.loader.get("write_hold_since_ns") == 0
+        assert isinstance(swap, Generator)
         swap.close()
 
 
@@ -307,7 +318,9 @@ def test_r5_a_successor_in_the_slot_ends_the_wait(instance: str, board: Board, w
     slot.release()
 
 
-def test_a_killed_writer_does_not_hold_up_its_successor(instance: str, board: Board, lock: ReadLock, writer: WriteLock) -> None:
+def test_a_killed_writer_does_not_hold_up_its_successor(
+    instance: str, board: Board, lock: ReadLock, writer: WriteLock
+) -> None:
     """It takes over as soon as the readers have fresh gates."""
     with child(lambda pipe: take_gates_and_wait(instance, pipe)) as thief:
         thief.hear()

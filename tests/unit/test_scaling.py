@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_down_and_up_again(settings: Settings) -> None:
         assert answered(settings) == QUERIES
         for number, count in ((signal.SIGTTOU, 1), (signal.SIGTTIN, 2), (signal.SIGTTIN, 3)):
             supervisor.signal(number)
-            wait_for(f"{count} workers answer", lambda count=count: workers_ready(board, count))
+            wait_for(f"{count} workers answer", partial(workers_ready, board, count))
             assert answered(settings) == QUERIES
         supervisor.signal(signal.SIGTERM)
         assert supervisor.wait() == 0

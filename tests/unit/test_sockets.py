@@ -57,7 +57,12 @@ def received(sock: socket.socket) -> int:
 
 @pytest.mark.parametrize(
     ("text", "host", "port"),
-    [("127.0.0.1:53", "127.0.0.1", 53), ("[::1]:5300", "::1", 5300), ("0.0.0.0:0", "0.0.0.0", 0), ("::1:53", "::1", 53)],
+    [
+        ("127.0.0.1:53", "127.0.0.1", 53),
+        ("[::1]:5300", "::1", 5300),
+        ("0.0.0.0:0", "0.0.0.0", 0),
+        ("::1:53", "::1", 53),
+    ],
 )
 def test_addresses(text: str, host: str, port: int) -> None:
     assert Address.parse(text) == Address(host, port)

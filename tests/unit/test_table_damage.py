@@ -291,7 +291,9 @@ def test_random_damage(when: str) -> None:
         table = Table(buffer) if when == "while it is open" else None
         for _ in range(chance.choice((1, 1, 2, 5, 50))):
             at = chance.choice(places)
-            buffer[at] = chance.choice((0, 1, 0xFF, 0x7F, 0x80, chance.randrange(256), buffer[at] ^ 1 << chance.randrange(8)))
+            buffer[at] = chance.choice(
+                (0, 1, 0xFF, 0x7F, 0x80, chance.randrange(256), buffer[at] ^ 1 << chance.randrange(8))
+            )
         try:
             look_everywhere(table or Table(buffer))
         except (TableDamaged, LayoutMismatch):

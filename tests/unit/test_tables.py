@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
-from shm import tables
+from shm import layout
+from shm._table import Table
 from shm.board import Board
 from shm.errors import NotRunning, SegmentError, TableDamaged
 from shm.layout import SlotKind
@@ -68,7 +70,7 @@ def both_sides(board: Board) -> list[dict[bytes, bytes]]:
     result = []
     for side in (0, 1):
         segment = Segment.attach(board.names.table(board.side_serial(side)))
-        table = tables.Table(segment.map)
+        table = Table(segment.map)
         result.append({unpack(one).name: repr(unpack(one)).encode() for one in table.blocks()})
         table.close()
         segment.close()
@@ -165,6 +167,7 @@ def test_a_change_given_up_half_way_is_not_forgotten(board: Board, writer: Table
     with lock.read():
         for _ in range(steps):
             next(change, None)
+        assert isinstance(change, Generator)
         change.close()
     for revision in (3, 4):
         drive(writer.apply({name_of(4): node(4, revision)}, revision))
@@ -238,7 +241,7 @@ def test_a_source_that_fails_in_mid_replace(board: Board, writer: TableWriter) -
 
 
 def read_on(instance: str, pipe: Connection, names: int) -> None:
-    """A worker's life: each look sees one version of all names. Tells of a mixture, and of how many looks at the end."""
+    """A worker's life: each look sees one version of all names. Tells how many there were at the end."""
     board = Board.attach(instance)
     slot = board.claim(SlotKind.WORKER)
     lock = ReadLock(board, slot)
@@ -262,9 +265,14 @@ def read_on(instance: str, pipe: Connection, names: int) -> None:
     pipe.send((looks, newest))
 
 
-def test_readers_see_whole_versions_through_changes_and_growth(instance: str, board: Board, writer: TableWriter) -> None:
+def test_readers_see_whole_versions_through_changes_and_growth(
+    instance: str, board: Board, writer: TableWriter
+) -> None:
     names = 40
-    with child(lambda pipe: read_on(instance, pipe, names)) as one, child(lambda pipe: read_on(instance, pipe, names)) as two:
+    with (
+        child(lambda pipe: read_on(instance, pipe, names)) as one,
+        child(lambda pipe: read_on(instance, pipe, names)) as two,
+    ):
         for reader in (one, two):
             assert reader.hear() == "ready"
         drive(writer.replace([node(i, 1) for i in range(names)], 1, {}))
@@ -280,7 +288,7 @@ def test_readers_see_whole_versions_through_changes_and_growth(instance: str, bo
     assert board.loader.get("grown") > 0
 
 
-def write_on(instance: str, pipe: Connection, names: int, first: int) -> None:
+def write_on(instance: str, names: int, first: int, pipe: Connection) -> None:
     """A loader's life: a new version of every name with each step, and sometimes everything anew."""
     board = Board.attach(instance)
     writer = TableWriter(board)
@@ -301,7 +309,7 @@ def test_a_killed_writer_leaves_a_whole_table(instance: str, board: Board) -> No
     chance = random.Random(SEED)
     names = 30
     for turn in range(8):
-        with child(lambda pipe, turn=turn: write_on(instance, pipe, names, 1 + 20 * turn)) as loader:
+        with child(partial(write_on, instance, names, 1 + 20 * turn)) as loader:
             assert loader.hear() == "ready"
             time.sleep(chance.uniform(0, 0.03))
             loader.kill()
@@ -360,7 +368,7 @@ def spoil(board: Board, writer: TableWriter, how: str) -> None:
         content = bytearray((SHM_FOLDER / board.names.table(board.side_serial(side)).lstrip("/")).read_bytes())
         content[8] ^= 1
         path.write_bytes(content)
-    writer._header.store(tables.layout.SIDE_SERIAL + 8 * side, 77)
+    writer._header.store(layout.SIDE_SERIAL + 8 * side, 77)
 
 
 @pytest.mark.parametrize("how", ["junk", "empty", "other version", "missing"])
@@ -409,12 +417,12 @@ def test_an_observer_tells_damage_from_a_change(board: Board, writer: TableWrite
         observer.look(damaged)
     calls: list[int] = []
 
-    def torn_once(table: tables.Table) -> int:
+    def torn_once(table: Table) -> int:
         calls.append(1)
         if len(calls) == 1:
             drive(writer.apply({name_of(1): node(1, 2)}, 2))
             raise ValueError("a look at bytes that were being edited")
-        return table.revision
+        return int(table.revision)
 
     assert observer.look(torn_once) == 2
     observer.close()
