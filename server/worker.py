@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from server._batch import Batch, Counters
 from server.answer import Policy, answer
+from server.culprit import stack_of
 from server.handover import Handover
 from server.orphan import Orphanhood
 from shm._table import Table
@@ -180,6 +181,7 @@ class Worker:
                 if live != self._adopted:
                     self._adopt(live)
         except NotMapped:
+            self._poll.poll(1)  # ms: not in a circle, should the announced segment be gone for good
             return
         self._poll.poll(IDLE_S * 1000)
 
@@ -227,7 +229,13 @@ def run_worker(setup: WorkerSetup) -> int:
     try:
         Worker(setup).run()
     except NestedRead as error:
-        log.error("read lock leaked: worker %d (pid %d) went on without leaving: %s", setup.index, os.getpid(), error)
+        log.error(
+            "read lock leaked: worker %d (pid %d) went on without leaving: %s; now at %s",
+            setup.index,
+            os.getpid(),
+            error,
+            " < ".join(stack_of(error)),
+        )
         return LEAKED
     except StandoffError as error:
         log.error("worker %d: %s", setup.index, error)
