@@ -225,6 +225,7 @@ class WriteLock:
         A slot without a gate has just been claimed, or is past its gate and renewing it: R5 covers both, and its
         process may be stopped right there, so nothing is waited for.
         """
+        asked = False
         while True:
             gate = self._gate(slot)
             if gate is None:
@@ -236,8 +237,12 @@ class WriteLock:
             else:
                 self._taken.append(gate)
                 return True
+            # Asked at once: a gate that a dead process kept would cost the whole budget, with the others' gates held.
+            if not asked and not self._board.is_alive(slot):
+                return True
+            asked = True
             if time.monotonic_ns() >= deadline:
-                return not self._board.is_alive(slot)
+                return False
             os.sched_yield()
 
     def _let_go(self) -> None:
