@@ -60,6 +60,8 @@ class Effects:
         self._async_contexts = {
             id(item.context_expr) for n in ast.walk(tree) if isinstance(n, ast.AsyncWith) for item in n.items
         }
+        #: `for pause in lock.acquire():` is some other protocol.
+        self._iterated = {id(n.iter) for n in ast.walk(tree) if isinstance(n, (ast.For, ast.AsyncFor))}
         self._by_item: dict[tuple[Step, int], Effect] = {}
         for node in graph.nodes:
             key = (node.step, id(node.item))
@@ -71,10 +73,7 @@ class Effects:
 
     @property
     def touches_locks(self) -> bool:
-        return any(
-            e.operation is not None or (e.summary is not None and (e.summary.acquires or e.summary.takes))
-            for e in self._by_item.values()
-        )
+        return any(e.operation is not None or e.summary is not None for e in self._by_item.values())
 
     def _effect(self, step: Step, item: ast.AST) -> Effect:
         if step is Step.CALL and isinstance(item, ast.Call):
@@ -98,6 +97,8 @@ class Effects:
 
     def _call(self, call: ast.Call) -> Effect:
         operation = self.resolver.operation(call, self.function, self.busy_is_caught)
+        if id(call) in self._iterated:
+            operation = None
         if operation is not None and operation.action != "wait":
             if id(call) in self._awaited:
                 return Effect(raises=False)  # happens when it is awaited

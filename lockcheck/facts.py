@@ -58,20 +58,19 @@ def loop_atom(node: ast.AST | None) -> str:
 def worth_tracking(graph: Graph) -> frozenset[str]:
     """Atoms that are tested twice, or that are variables which get constants or results of calls."""
     counts: Counter[str] = Counter()
-    seen: set[int] = set()
+    seen: set[tuple[Step, int]] = set()
     for node in graph.nodes:
-        if id(node.item) in seen or node.item is None:
+        if (node.step, id(node.item)) in seen or node.item is None:
             continue
+        if node.step is not Step.LOOP or node.first:
+            seen.add((node.step, id(node.item)))
         if node.step is Step.TEST and isinstance(node.item, ast.expr):
-            seen.add(id(node.item))
             found = atom(node.item)
             if found is not None:
                 counts[found[0]] += 1
         elif node.step is Step.LOOP and node.first:
-            seen.add(id(node.item))
             counts[loop_atom(node.item)] += 1
         elif node.step is Step.ASSIGN and isinstance(node.item, (ast.Assign, ast.NamedExpr, ast.AnnAssign)):
-            seen.add(id(node.item))
             value = node.item.value.value if isinstance(node.item.value, ast.Await) else node.item.value
             if isinstance(value, (ast.Constant, ast.Call)):
                 for target in targets(node.item):

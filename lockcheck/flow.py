@@ -55,11 +55,11 @@ class Walk:
         self.effects = effects
         self.out = Outcome(function, graph, effects)
         self.tracked = fact.worth_tracking(graph)
-        self.released_keys = {
-            e.operation.lock.key
-            for e in (effects.of(n) for n in graph.nodes)
-            if e.operation is not None and e.operation.action == "release"
-        }
+        self.release_lines: dict[Key, set[int]] = defaultdict(set)
+        for node in graph.nodes:
+            operation = effects.of(node).operation
+            if operation is not None and operation.action == "release":
+                self.release_lines[operation.lock.key].add(node.line)
 
     def run(self) -> Outcome:
         if not self._walk():
@@ -202,8 +202,9 @@ class Walk:
             words = own | fact.mentioned(lock.key.via)
             if not words.intersection(names) or hold.by_with:
                 continue
-            is_loop = isinstance(node.item, (ast.For, ast.AsyncFor))
-            if is_loop and hold.status is Status.HELD and lock.key in self.released_keys:
+            # All acquired in one loop, all released in another, is no leak.
+            here = _within(node.item, {hold.line}) and _within(node.item, self.release_lines[lock.key])
+            if hold.status is Status.HELD and here:
                 self.out.rebound.setdefault((lock, hold), state.way)
             state = state.put(lock, Hold(Status.OPEN))
         return state
@@ -241,11 +242,9 @@ class Walk:
             return state.put(lock, Hold(Status.BACK))
         if hold.status in (Status.GONE, Status.BACK):
             return state
-        if lock.kind.reentrant or lock.kind.counting:
-            return state.put(lock, hold._replace(depth=min(hold.depth + 1, MAX_DEPTH)))
-        if waits:
+        if waits and not (lock.kind.reentrant or lock.kind.counting):
             self.out.doubles.setdefault((lock, *at), hold)
-        return state
+        return state.put(lock, hold._replace(depth=min(hold.depth + 1, MAX_DEPTH)))
 
     def _order(self, node: Node, lock: Lock, state: State) -> None:
         held = state.holding()
@@ -342,6 +341,14 @@ def _told_locked(state: State, lock: Lock, locked: bool) -> list[State]:
         # Someone has it, and whoever asks may know who.
         return [state if is_ours else state.put(lock, Hold(Status.OPEN))]
     return [] if is_ours and not lock.kind.counting else [state]
+
+
+def _within(item: ast.AST, lines: set[int]) -> bool:
+    """Whether one of the lines is in the body of this loop."""
+    if not isinstance(item, (ast.For, ast.AsyncFor)):
+        return False
+    last = item.body[-1].end_lineno or item.lineno
+    return any(item.body[0].lineno <= line <= last for line in lines)
 
 
 def _never_empty(e: ast.expr) -> bool:

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from lockcheck import report, sarif
 from lockcheck.check import check
 from lockcheck.model import Rule
 
+_DESCRIPTION = """\
+List every acquire and release of a lock in Python sources, lock by lock, and what may leave one
+held. Knows threading, multiprocessing, asyncio, posix_ipc and Standoff's lock. Runs none of the
+code."""
+
 _EPILOG = """\
 rules:
 {rules}
 
-A comment `# lockcheck: ok REASON` silences the line that it ends. Acquire in one function and release in another is
-taken for a hand-over (and not reported) if that other function exists; see docs/lockcheck.md.
+A comment `# lockcheck: ok REASON` silences the line that it ends. An acquire in one function
+whose release is in another is taken for a hand-over, and not reported; see docs/lockcheck.md.
 
-exit status: 0 nothing found, 1 something found, 2 wrong usage, or a file that cannot be read or parsed.
+exit status: 0 nothing found; 1 something found; 2 wrong usage, or a file that cannot be parsed.
 """
 
 
 def _parser() -> argparse.ArgumentParser:
-    rules = "\n".join(f"  {rule:18} {rule.help}" for rule in Rule)
+    rules = "\n".join(
+        textwrap.fill(rule.help, 98, initial_indent=f"  {rule:18} ", subsequent_indent=" " * 21) for rule in Rule
+    )
     parser = argparse.ArgumentParser(
         prog="standoff-lockcheck",
-        description="List every acquire and release of a lock in Python sources, lock by lock, and what may leave "
-        "one held. Knows threading, multiprocessing, asyncio, posix_ipc and Standoff's lock. Runs none of the code.",
+        description=_DESCRIPTION,
         epilog=_EPILOG.format(rules=rules),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -63,7 +63,9 @@ def findings(edges: Edges) -> list[Finding]:
                 in_pairs.update((first, second))
                 found.append(_pair_finding(*pair))
     for cycle in _cycles({pair for pair in edges if not in_pairs.intersection(pair)}):
-        found.append(_cycle_finding([edges[pair][0] for pair in cycle]))
+        chain = [edges[pair][0] for pair in cycle]
+        if not frozenset.intersection(*(e.held for e in chain)) - {e.first for e in chain}:
+            found.append(_cycle_finding(chain))
     return found
 
 
@@ -114,9 +116,9 @@ def _way_back(start: Name, after: dict[Name, list[Name]]) -> list[Name]:
     while todo:
         path = todo.pop(0)
         for following in after.get(path[-1], []):
-            if following == start:
+            if following == start and len(path) > 2:  # pairs are judged by themselves
                 return path
-            if following not in seen:
+            if following not in seen and following != start:
                 seen.add(following)
                 todo.append([*path, following])
     return []

@@ -9,8 +9,9 @@ variable STANDOFF_LOCK_DEBUG in its environment, as children of the test run hav
     lock = lockcheck.watch.watch(lock)        an object
 
 A lock of another process or thread is given `lockcheck_grace` seconds to be released: a worker that goes on working
-holds a lock now and then, and only one and the same holding that lasts is a leak. A process that died with a lock in its
-hands has leaked it. `@pytest.mark.lock_left_ok("why")` allows a test to leave locks, such as those of a process it kills.
+holds a lock now and then, and only one and the same holding that lasts is a leak. A process that died with a lock in
+its hands has leaked it. `@pytest.mark.lock_left_ok("why")` allows a test to leave locks, such as those of a process
+that it kills.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Held locks as files in a folder, so that whoever looks from outside sees them: of any process, alive or dead.
 
 The format. Environment variable STANDOFF_LOCK_DEBUG names a folder; without it nothing is written. Whoever acquires a
-lock writes one file *after* it has the lock and removes it *before* it lets go, so that a file never tells of a lock that
-is free. The file's name ends in `.held`, is unique in the folder and never used again; it appears whole (written under
+lock writes one file *after* it has the lock and removes it *before* it lets go, so that no file tells of a free lock.
+The file's name ends in `.held`, is unique in the folder and never used again; it appears whole (written under
 another name, then renamed). Its content is one JSON object:
 
     pid     int     process that acquired
@@ -63,7 +63,9 @@ class Entry:
         mode = f"{self.mode} lock" if self.mode else "lock"
         who = "this process" if self.pid == os.getpid() else "still running" if self.is_alive else "dead"
         lines = [f"{mode} {self.lock} is still held: acquired at {self.site} by process {self.pid} ({who})"]
-        return "\n".join(lines + [f"    {frame}" for frame in self.stack])
+        # What pytest did to get there is of no interest.
+        frames = itertools.takewhile(lambda frame: "/_pytest/" not in frame, self.stack)
+        return "\n".join(lines + [f"    {frame}" for frame in frames])
 
 
 def birth(pid: int) -> int | None:

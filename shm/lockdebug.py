@@ -1,8 +1,8 @@
 """Lock debugging: each held lock has a file that tells who acquired it where, if STANDOFF_LOCK_DEBUG names a folder.
 
-When it is on, locks are made from the subclasses below; when it is off nothing of this is on anyone's path. One file for
-each held lock appears after the acquire and goes away before the release, so that a file never tells of a free lock.
-Its name ends in `.held`, it appears whole, and it is one JSON object: pid, born (start time of the process, field 22 of
+When it is on, locks are made from the subclasses below; when it is off nothing of this is on anyone's path. One file
+for each held lock appears after the acquire and goes away before the release, so that no file tells of a free lock. Its
+name ends in `.held`, it appears whole, and it is one JSON object: pid, born (start time of the process, field 22 of
 /proc/PID/stat), thread (native id), lock, mode (`read`, `write`), site (file:line of the acquire), stack (file:line
 function, innermost first), since (time.time_ns()). The pytest plugin of lockcheck/ reads such a folder at the end of
 every test. The format is defined in lockcheck/spool.py; neither imports the other.
