@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from drill.instance import Instance, dotted, free_port, version_address, wait_for
 from drill.naive_service import NaiveService
@@ -52,6 +53,20 @@ def leaked_read_lock(scene: Scene) -> None:
     answered = sum(asked.until_ns > 0 for asked in stopped)
     scene.check("the lock of 2015 stops: no answer in the end", not answered, f"{answered} of {len(stopped)} answered")
     scene.check("and its reload never comes", not naive.said(f"reloaded {version_address(2)}"), "asked, never done")
+    _find_the_line(scene)
+
+
+def _find_the_line(scene: Scene) -> None:
+    """Lock debugging walks the stack at each acquire, so it is off in production, and in what was measured above."""
+    folder = scene.folder / "held"
+    folder.mkdir()
+    debugged = scene.instance(workers=1, environment={"STANDOFF_LOCK_DEBUG": str(folder)})
+    pid = debugged.worker().get("pid")
+    os.kill(pid, signal_of("leak"))
+    debugged.wait_for_successor(pid)
+    found = [part for text in debugged.reports() for part in re.findall(r"\(acquired at (.*?)\)", text)]
+    right = len(found) == 1 and "server/faults.py:" in found[0]
+    scene.check("with lock debugging the report names the line of the leak", right, " | ".join(found) or "no line")
 
 
 def stuck_worker(scene: Scene) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,9 +105,9 @@ class Scene:
 
     # ---- parts
 
-    def instance(self, *, workers: int = 2, source: str = "") -> Instance:
+    def instance(self, *, workers: int = 2, source: str = "", environment: Mapping[str, str] | None = None) -> Instance:
         """A throw-away instance that answers."""
-        made = Instance(self.folder, workers=workers, source=source)
+        made = Instance(self.folder, workers=workers, source=source, environment=environment)
         self.keep(made.close)
         self._instances.append(made)
         made.wait_until_ready()

@@ -185,6 +185,23 @@ def test_a_worker_that_leaks_and_goes_on(case: Case) -> None:
     assert case.metric("standoff_lock_leaks_total") == 1
 
 
+def test_with_lock_debugging_a_leak_is_told_with_its_line(tmp_path: Path) -> None:
+    """Where the lock was taken and not given back: at the price of a stack walk at each acquire."""
+    with tempfile.TemporaryDirectory(prefix="test-") as folder:
+        instance = Instance(Path(folder), workers=1, environment={"STANDOFF_LOCK_DEBUG": str(tmp_path)})
+        try:
+            instance.wait_until_ready()
+            pid = instance.worker(0).get("pid")
+            os.kill(pid, faults.signal_of("leak"))
+            instance.wait_for_successor(pid)
+            (report,) = [report for report in instance.reports() if f"pid {pid}" in report]
+        finally:
+            instance.close()
+    print(f"REPORTED {report}")
+    line = line_of(faults.Faults._leak, "__enter__")
+    assert f"never left (acquired at {faults.__file__}:{line})" in report
+
+
 def test_a_worker_in_an_endless_loop_outside_the_lock(case: Case) -> None:
     """It is in nobody's way: no publish waits for it, and a leak it is not."""
     instance = case.instance
