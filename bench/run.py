@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -161,6 +162,8 @@ def main(arguments: list[str] | None = None) -> int:
     def say(what: str) -> None:
         print(f"[{time.monotonic() - start:5.1f} s] {what}", file=sys.stderr, flush=True)
 
+    # SIGTERM ends it as Ctrl-C does: with everything stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="standoff-bench-") as folder:
         try:

@@ -16,13 +16,15 @@ from pathlib import Path
 
 from cli import tree as policy
 from cli.output import message
-from cli.tree import Announce, Exited, Finish, Kill, Ready, Say, Start, Stop, StopAsked, Tick
+from cli.tree import Announce, Exited, Finish, Kill, Ready, Say, Start, Stop, StopAsked, Stuck, Tick
 from shm.errors import StandoffError
 
 log = logging.getLogger(__name__)
 
 #: How often to look whether the service is ready: soon enough that a person does not wait for it.
 READY_POLL_S = 0.05
+#: How often to look whether a child is stuck: a tenth of what makes it so.
+WATCH_S = 0.1
 PR_SET_PDEATHSIG = 1  # linux/prctl.h, as the next
 PR_SET_CHILD_SUBREAPER = 36
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -32,10 +34,14 @@ Entry = Callable[[], int]
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """`is_ready` is asked until it says yes; `announce` then tells people."""
+    """`is_ready` is asked until it says yes; `announce` then tells people.
+
+    `stuck` is asked all the time with the pids by name: (name, why) of a child that stands still, or None.
+    """
 
     is_ready: Callable[[], bool]
     announce: Callable[[], None]
+    stuck: Callable[[Mapping[str, int]], tuple[str, str] | None] | None = None
 
 
 class Foreground:
@@ -72,7 +78,10 @@ class Foreground:
         if self._tree.phase is policy.Phase.STARTING:
             return READY_POLL_S
         wake_at = self._tree.wake_at()
-        return None if wake_at is None else max(0.0, wake_at - time.monotonic())
+        patience = None if wake_at is None else max(0.0, wake_at - time.monotonic())
+        if self._hooks.stuck is None:
+            return patience
+        return WATCH_S if patience is None else min(WATCH_S, patience)
 
     def _turn(self) -> None:
         while self._signals:
@@ -82,6 +91,9 @@ class Foreground:
                 del self._pids[name]
                 self._happen(Exited(name, os.waitstatus_to_exitcode(status)))
         self._happen(Tick())
+        found = self._hooks.stuck(self._pids) if self._hooks.stuck is not None else None
+        if found is not None:
+            self._happen(Stuck(*found))
         if self._tree.phase is policy.Phase.STARTING and self._hooks.is_ready():
             self._happen(Ready())
 

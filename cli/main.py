@@ -12,7 +12,7 @@ from cli.options import CONTEXT, write_lines
 #: Every command, in the order and the groups of the help. Its module has the same name and holds `command`.
 COMMANDS = {
     "Serve": ("run", "serve", "load", "check"),
-    "Look": ("status", "lookup", "wait"),
+    "Look": ("status", "locks", "lookup", "wait"),
     "Change": ("scale",),
     "Shell": ("completion",),
 }

@@ -28,12 +28,13 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """`started` is None while it is not running; then it is due at `due`."""
+    """`started` is None while it is not running; then it is due at `due`. `stuck`: it was killed for that."""
 
     name: str
     started: float | None = None
     due: float | None = None
     failures: int = 0
+    stuck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,14 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
+class Stuck:
+    """A child stands still; `why` is for people."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopAsked:
     """SIGTERM or SIGINT came."""
 
@@ -75,7 +84,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = Exited | StopAsked | Ready | Tick
+Event = Exited | Stuck | StopAsked | Ready | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +136,8 @@ def decide(tree: Tree, event: Event, now: float) -> tuple[Tree, list[Action]]:
     match event:
         case Exited(name, status):
             return _exited(tree, name, status, now)
+        case Stuck(name, why) if tree.phase is not Phase.STOPPING:
+            return _condemn(tree, name, why)
         case StopAsked() if tree.phase is Phase.STOPPING:
             return replace(tree, kill_at=None, status=tree.status or 1), [Say("killing"), *_kill_all(tree)]
         case StopAsked():
@@ -157,9 +168,17 @@ def _exited(tree: Tree, name: str, status: int, now: float) -> tuple[Tree, list[
         return tree, [Say(f"the {name} {describe(status)} before the service was ready: stopping"), *actions]
     lived = now - child.started if child.started is not None else 0.0
     failures = 1 if lived >= STABLE_AFTER_S else child.failures + 1
-    pause = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 30))
-    tree = _with(tree, replace(child, started=None, due=now + pause, failures=failures))
+    # To be found stuck takes so long that no pause is needed between two of these.
+    pause = 0.0 if child.stuck else min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 30))
+    tree = _with(tree, replace(child, started=None, due=now + pause, failures=failures, stuck=False))
     return tree, [Say(f"the {name} {describe(status)}; starting it again in {pause:.1f} s")]
+
+
+def _condemn(tree: Tree, name: str, why: str) -> tuple[Tree, list[Action]]:
+    child = next(child for child in tree.children if child.name == name)
+    if child.started is None:
+        return tree, []
+    return _with(tree, replace(child, stuck=True)), [Say(f"the {name} {why}: replacing it"), Kill(name)]
 
 
 def _stop(tree: Tree, status: int, now: float) -> tuple[Tree, list[Action]]:

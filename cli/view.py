@@ -16,8 +16,8 @@ from shm.segment import is_held
 SILENT_AFTER_S = 5.0
 #: A published version reaches every worker within milliseconds; one that lags for so long is stuck.
 LAGGING_AFTER_S = 1.0
-#: The write lock is held for microseconds.
-LOCKED_AFTER_S = 0.1
+#: R6: a stay inside the lock that the supervisor reports; the same figure as in server/supervision.py.
+LEAK_AFTER_S = 0.25
 
 
 class Loader(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,8 +150,8 @@ def _why_degraded(status: Status) -> Iterator[str]:
         yield f"the source is away: {loader.note or 'answers are from the last good table'}"
     elif _silent(loader.heartbeat_age):
         yield f"the loader has not moved for {loader.heartbeat_age:.0f} s"
-    if loader.write_lock_held is not None and loader.write_lock_held > LOCKED_AFTER_S:
-        yield f"the write lock has been held for {loader.write_lock_held:.1f} s"
+    if loader.write_lock_held is not None and loader.write_lock_held > LEAK_AFTER_S:
+        yield f"the loader (pid {loader.pid}) has held the write lock for {loader.write_lock_held:.2f} s"
     if status.workers and not supervisor.alive:
         yield "no supervisor is running: a worker that dies is not replaced"
     elif supervisor.alive and _silent(supervisor.heartbeat_age):
@@ -165,8 +165,8 @@ def _why_degraded(status: Status) -> Iterator[str]:
             yield f"{worker.title} has not moved for {worker.heartbeat_age:.0f} s"
         elif settled and worker.generation < status.generation:
             yield f"{worker.title} answers from generation {worker.generation}, {status.generation} is live"
-        if worker.section_age is not None and worker.section_age > LAGGING_AFTER_S:
-            yield f"{worker.title} has held the read lock for {worker.section_age:.1f} s"
+        if worker.section_age is not None and worker.section_age > LEAK_AFTER_S:
+            yield f"{worker.title} has been inside the read lock for {worker.section_age:.2f} s"
 
 
 def _silent(age: float | None) -> bool:

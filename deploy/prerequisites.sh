@@ -3,7 +3,7 @@
 #
 #   deploy/prerequisites.sh build [PYTHON]   C compiler, Python's headers, venv: installed with apt when root or with
 #                                            sudo, else named
-#   deploy/prerequisites.sh test             etcd, dnsperf, dig, spin, systemd-nspawn, debootstrap: unpacked into
+#   deploy/prerequisites.sh test             etcd, dnsperf, dig, spin, groff, systemd-nspawn and the like: unpacked into
 #                                            .cache/tools, never installed, so that no daemon starts and nothing of the
 #                                            machine changes; works without root
 set -eu
@@ -97,7 +97,9 @@ dig bind9-dnsutils|dnsutils
 spin spin
 systemd-nspawn systemd-container
 systemd-analyze systemd
-debootstrap debootstrap"
+debootstrap debootstrap
+wget wget
+groff groff-base"
 
 missing_tools() {
     echo "$TEST_TOOLS" | while read -r tool packages; do
@@ -147,9 +149,16 @@ offer_tool() {
             debootstrap) echo "export DEBOOTSTRAP_DIR='$root/usr/share/debootstrap'" ;;
             *) [ -z "$libraries" ] || echo "export LD_LIBRARY_PATH='$libraries'\${LD_LIBRARY_PATH:-}" ;;
         esac
-        if [ "$tool" = systemd-analyze ]; then
-            echo "export SYSTEMD_UNIT_PATH='$root/usr/lib/systemd/system:$root/lib/systemd/system:'"
-        fi
+        case $tool in
+            systemd-analyze)
+                echo "export SYSTEMD_UNIT_PATH='$root/usr/lib/systemd/system:$root/lib/systemd/system:'"
+                ;;
+            groff)
+                share=$(echo "$root"/usr/share/groff/[0-9]*)
+                echo "export GROFF_BIN_PATH='$root/usr/bin' GROFF_FONT_PATH='$share/font'"
+                echo "export GROFF_TMAC_PATH='$root/etc/groff:$share/tmac'"
+                ;;
+        esac
         echo "exec '$program' \"\$@\""
     } >"$tools/bin/$tool"
     chmod 755 "$tools/bin/$tool"

@@ -182,7 +182,7 @@ def _collect_parent_side(merged: Merged, where: str, gifts: list[Gift], apex: by
     for gift in gifts:
         if any(type_ not in _PARENT_SIDE for type_, _, _ in rrs(gift)):
             merged.warnings[gift[0]] = f"{where} is hidden: another zone beneath {names.to_text(gift[2])} holds it"
-        wanted = [rr for rr in rrs(gift) if rr[0] == DS or (rr[0] == NS and NS not in merged.rrsets)]
+        wanted = [rr for rr in rrs(gift) if rr[0] in (DS, NS)]
         if apex is not None and wanted:
             usable.append((*gift[:FIRST_RR], *(part for rr in wanted for part in rr)))
     if usable:

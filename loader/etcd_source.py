@@ -268,6 +268,7 @@ class EtcdSource:
                 listed += len(page.entries)
                 self._progress = listed, page.total
                 await self._put("list", m.PageRead(page.entries, page.revision, page.cluster_id, page.last))
+                await asyncio.sleep(0)  # a put alone lets nobody else run
 
     async def _follow(self, etcd: Etcd, revision: int) -> None:
         self._watch = watch = await etcd.watch(self._url.key_prefix, revision)

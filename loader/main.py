@@ -20,7 +20,7 @@ from loader.files import FileSource
 from loader.publisher import ProgressBar, Publisher
 from loader.zone import Zones
 from shm.board import Board
-from shm.errors import StandoffError
+from shm.errors import StandoffError, TableDamaged
 from shm.layout import LoaderState
 from shm.notify import notify, watchdog_interval_s
 from shm.segment import LockFile
@@ -37,6 +37,11 @@ TELL_S = 1.0
 QUEUE = 1024
 #: After a failed publish (no memory, say) the next try.
 RETRY_S = 1.0
+#: At most this often are the tables made anew because a worker met damage: what keeps damaging them must not eat the
+#: machine as well.
+REPAIR_PAUSE_S = 5.0
+#: Set for drills and tests only (loader/faults.py).
+FAULTS_VARIABLE = "STANDOFF_FAULTS"
 
 
 class LoaderSettings(Protocol):
@@ -83,9 +88,12 @@ class _Loader:
         self._progress = progress
         self._zones = [names.from_text(zone) for zone in settings.zone]
         self._feeds = [_feed(url, settings, self._zones) for url in settings.source]
-        self._queue: asyncio.Queue[tuple[int, Update]] = asyncio.Queue(QUEUE)
+        self._queue: asyncio.Queue[tuple[int, Update] | None] = asyncio.Queue(QUEUE)
         self._stop = asyncio.Event()
         self._ready = False
+        self._damage: int | None = None  # lookups that found damage, as far as it has been repaired
+        self._repairing = False
+        self._repaired = -REPAIR_PAUSE_S
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -96,6 +104,10 @@ class _Loader:
         if not await self._acquire(lock):
             return 0
         writer = TableWriter(board)
+        if os.environ.get(FAULTS_VARIABLE) == "1":
+            from loader import faults
+
+            faults.arm(writer)
         self._introduce(writer, remove_leftovers(board))
         publisher = Publisher(writer, Zones(self._zones, self._settings.default_ttl), len(self._feeds), self._progress)
         tasks = [asyncio.create_task(self._read(number, feed)) for number, feed in enumerate(self._feeds)]
@@ -146,17 +158,39 @@ class _Loader:
     async def _work(self, publisher: Publisher) -> None:
         """Take what has come, publish it in one swap; what comes meanwhile is the next swap's."""
         while True:
-            source, update = await self._queue.get()
-            await publisher.take(source, update)
+            await self._take(publisher, await self._queue.get())
             while not self._queue.empty():
-                await publisher.take(*self._queue.get_nowait())
+                await self._take(publisher, self._queue.get_nowait())
             while True:
                 try:
                     await publisher.publish()
                     break
+                except TableDamaged as error:
+                    log.error("table damaged: %s; making both anew", error)
+                    publisher.start_over()
                 except StandoffError as error:
                     log.error("cannot publish: %s; trying again", error)
                     await asyncio.sleep(RETRY_S)
+
+    async def _take(self, publisher: Publisher, item: tuple[int, Update] | None) -> None:
+        """An update, or None: nothing new, but the tables are to be made anew."""
+        if item is not None:
+            await publisher.take(*item)
+
+    def _look_for_damage(self, board: Board, publisher: Publisher, now: float) -> None:
+        """What a worker found damaged is damaged for all, and comes back with every second swap: make it anew."""
+        found = sum(board.slot(number).get("table_damaged") for number in board.slots)
+        if self._repairing:
+            if publisher.published:
+                self._repairing, self._damage = False, found
+        elif self._damage is None or not publisher.published:
+            self._damage = found
+        elif found > self._damage and now - self._repaired > REPAIR_PAUSE_S:
+            log.error("workers met damage in the table (%d times): making both tables anew", found - self._damage)
+            self._repaired, self._repairing = now, True
+            publisher.start_over()
+            with contextlib.suppress(asyncio.QueueFull):  # then there is work, and it is done with the next
+                self._queue.put_nowait(None)
 
     async def _beat(self, writer: TableWriter, board: Board, publisher: Publisher) -> None:
         """Show on the board, and to systemd, that the loader lives and how its sources are."""
@@ -166,6 +200,7 @@ class _Loader:
             now = time.monotonic()
             writer.words.set("loader_heartbeat_ns", time.monotonic_ns())
             self._show_sources(writer)
+            self._look_for_damage(board, publisher, now)
             if not self._ready and board.live:
                 self._ready = True
                 notify(READY="1", STATUS="a table is published")

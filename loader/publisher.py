@@ -102,6 +102,10 @@ class Publisher:
         self._published_revision = self.revision
         self._untold = True
 
+    def start_over(self) -> None:
+        """The next publish makes both tables anew, in fresh segments: what is in the old ones cannot be trusted."""
+        self.published = False
+
     async def _publish_all(self) -> None:
         self._zones.take_changes()
         names = len(self._zones)

@@ -1,4 +1,4 @@
-"""What the UDP workers and the stream worker share: the terms of the moment, and the reference answerer behind a net."""
+"""What UDP workers and the stream worker share: the terms of the moment, and the reference answerer behind a net."""
 
 from __future__ import annotations
 

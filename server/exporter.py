@@ -75,6 +75,7 @@ class BoardCollector:
         yield from _dns(slots)
         yield from _workers(self._board, slots)
         yield from _lock(slots)
+        yield from _write_lock(self._board)
         yield from _loader(self._board)
         yield from _supervisor(self._board)
 
@@ -160,18 +161,43 @@ def _lock(slots: list[SlotView]) -> Iterator[Metric]:
         "standoff_lock_past_gate", "Reads that went past a gate that stayed taken.", labels=["server"]
     )
     hold = HistogramMetricFamily("standoff_lock_read_hold_seconds", "Time a reader was inside.", labels=["server"])
+    wait = HistogramMetricFamily(
+        "standoff_lock_read_wait_seconds", "Time a reader waited for its gate; 0 where it was free.", labels=["server"]
+    )
     for slot in slots:
         server = str(slot.number)
         waits.add_metric([server], slot.get("gate_waits"))
         past.add_metric([server], slot.get("past_gate"))
-        buckets, total, rough_sum = [], 0, 0.0
-        for i, count in enumerate(slot.histogram(layout.HOLD_HISTOGRAM)):
-            total += count
-            rough_sum += count * 1.5 * 2**i / 1e9  # the middle of the bucket
-            if 10 <= i <= 30:
-                buckets.append((str(2 ** (i + 1) / 1e9), total))
-        hold.add_metric([server], [*buckets, ("+Inf", total)], rough_sum)
-    yield from (waits, past, hold)
+        held, waited = slot.histogram(layout.HOLD_HISTOGRAM), slot.histogram(layout.GATE_WAIT_HISTOGRAM)
+        hold.add_metric([server], *_exposed(held))
+        wait.add_metric([server], *_exposed(waited, max(0, sum(held) - sum(waited))))
+    yield from (waits, past, hold, wait)
+
+
+def _write_lock(board: Board) -> Iterator[Metric]:
+    for name, help_, offset in (
+        ("wait", "From asking for the write lock to having it.", layout.WRITE_WAIT_HISTOGRAM),
+        ("hold", "Time the write lock was held.", layout.WRITE_HOLD_HISTOGRAM),
+        ("grace", "From the swap until every reader had left the old table.", layout.GRACE_HISTOGRAM),
+    ):
+        histogram = [board.words.load(offset + 8 * i) for i in range(layout.HISTOGRAM_BUCKETS)]
+        buckets, rough_sum = _exposed(histogram)
+        prefix = "standoff_lock_grace" if name == "grace" else f"standoff_lock_write_{name}"
+        yield HistogramMetricFamily(f"{prefix}_seconds", help_, buckets=buckets, sum_value=rough_sum)
+    yield CounterMetricFamily(
+        "standoff_lock_leaks", "Holders reported for staying in the lock.", value=board.supervisor.get("leaks_reported")
+    )
+
+
+def _exposed(histogram: list[int], zeros: int = 0) -> tuple[list[tuple[str, float]], float]:
+    """Prometheus' cumulative buckets from 2 µs to 2 s, and a sum as exact as log2 buckets allow."""
+    buckets, total, rough_sum = [], zeros, 0.0
+    for i, count in enumerate(histogram):
+        total += count
+        rough_sum += count * 1.5 * 2**i / 1e9  # the middle of the bucket
+        if 10 <= i <= 30:
+            buckets.append((str(2 ** (i + 1) / 1e9), float(total)))
+    return [*buckets, ("+Inf", float(total))], rough_sum
 
 
 def _loader(board: Board) -> Iterator[Metric]:

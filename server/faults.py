@@ -20,6 +20,7 @@ SIGNALS = {
     signal.SIGRTMIN + 2: "stuck-inside",
     signal.SIGRTMIN + 3: "blocked-inside",
     signal.SIGRTMIN + 4: "endless-loop",
+    signal.SIGRTMIN + 5: "stopped-inside",
 }
 
 
@@ -56,6 +57,11 @@ class Faults:
         reader, _writer = os.pipe()
         with self._lock.read():
             os.read(reader, 1)  # lockcheck: ok this is the fault
+
+    def _stopped_inside(self) -> None:
+        """SIGSTOP inside the lock: what a debugger does, or a container that is paused."""
+        with self._lock.read():
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     def _endless_loop(self) -> None:
         """An endless loop, the lock not held."""

@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
-from server.policy import Policy
 from server.control import ControlSocket
 from server.exporter import run_exporter
+from server.policy import Policy
 from server.sockets import Address
 from server.stream import StreamLimits, run_stream
 from server.supervisor import Plan, Supervisor
@@ -45,13 +45,13 @@ class ServerSettings(Protocol):
     @property
     def drain_timeout(self) -> float: ...
     @property
-    def freebind(self) -> bool: ...
+    def freebind(self) -> str: ...
     @property
     def order(self) -> str: ...
     @property
     def max_answers(self) -> int: ...
     @property
-    def chaos(self) -> bool: ...
+    def chaos(self) -> str: ...
     @property
     def identity(self) -> str: ...
     @property
@@ -110,7 +110,7 @@ def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
         workers=settings.workers,
         policy=policy,
         limits=access,
-        freebind=settings.freebind,
+        freebind=settings.freebind == "on",
         control_path=settings.control_path,
         drain_timeout_s=settings.drain_timeout,
         run_stream=lambda listeners: run_stream(
@@ -128,7 +128,7 @@ def _policy(settings: ServerSettings) -> Policy:
         max_udp_size=settings.max_udp_size,
         rotate=settings.order != "fixed",
         max_answers=settings.max_answers,
-        chaos=settings.chaos,
+        chaos=settings.chaos == "on",
         identity=settings.identity or socket.gethostname(),
         version=f"standoff {_version()}",
         cookie_secrets=given or (secrets.token_bytes(16),),

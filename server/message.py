@@ -52,9 +52,7 @@ class Reply:
         flags = QR | self.flags | self.query.flags & (RD | CD) | self.rcode & 0xF | (TC if self.truncated else 0)
         answers, authorities, additionals = self.counts
         questions = 1 if self.query.question else 0
-        header = HEADER.pack(
-            self.query.identifier, flags, questions, answers, authorities, additionals + bool(opt)
-        )
+        header = HEADER.pack(self.query.identifier, flags, questions, answers, authorities, additionals + bool(opt))
         return header + bytes(self.body) + opt
 
 

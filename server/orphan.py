@@ -26,6 +26,11 @@ class Orphanhood:
         self._parent = os.getppid()
         self._since: float | None = None
 
+    @property
+    def orphaned(self) -> bool:
+        """Whether the supervisor is gone, as far as has been noticed."""
+        return self._since is not None
+
     def must_leave(self) -> bool:
         """Whether it is time to go. A pid comparison as long as the supervisor lives."""
         if os.getppid() == self._parent:

@@ -94,7 +94,9 @@ def _open(address: Address, kind: socket.SocketKind, freebind: bool) -> socket.s
     try:
         if freebind:
             ipv6 = address.family == socket.AF_INET6
-            sock.setsockopt(socket.IPPROTO_IPV6 if ipv6 else socket.IPPROTO_IP, IPV6_FREEBIND if ipv6 else IP_FREEBIND, 1)
+            sock.setsockopt(
+                socket.IPPROTO_IPV6 if ipv6 else socket.IPPROTO_IP, IPV6_FREEBIND if ipv6 else IP_FREEBIND, 1
+            )
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if address.family == socket.AF_INET6:
@@ -190,9 +192,14 @@ class SocketTable:
         self._steered = all(steer(sock, workers) for sock in self.udp.get(0, ()))
 
     def close_udp(self) -> None:
-        for sockets in (*self.udp.values(), *self._parked.values()):
+        for sockets in self.udp.values():
             _close(sockets)
         self.udp.clear()
+        self.close_parked()
+
+    def close_parked(self) -> None:
+        for sockets in self._parked.values():
+            _close(sockets)
         self._parked.clear()
 
     def close_tcp(self) -> None:

@@ -17,6 +17,7 @@ from server._limits import Networks
 from server.answerer import Answerer
 from server.orphan import Orphanhood
 from server.policy import Moment, Policy
+from server.sockets import TCP_BACKLOG
 from server.worker import IDLE_S, MAP_ATTEMPTS, Limits
 from shm._table import Table
 from shm.board import Board
@@ -198,7 +199,7 @@ class StreamServer:
         """Until SIGTERM; then what has been asked is answered."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        servers = [await loop.create_server(lambda: Client(self), sock=sock) for sock in listeners]
+        servers = [await loop.create_server(lambda: Client(self), sock=sock, backlog=TCP_BACKLOG) for sock in listeners]
         beating = asyncio.create_task(self._beat())
         await self._stop.wait()
         for server in servers:

@@ -233,7 +233,8 @@ class Supervision:
         return [*(self._send_off(child, now) for child in self.children.values()), *self.tick(now)]
 
     def _send_off(self, child: Child, now: float) -> Action:
-        child.kill_at = now + self.drain_timeout_s + KILL_GRACE_S
+        if child.kill_at is None:  # asking again does not put it off
+            child.kill_at = now + self.drain_timeout_s + KILL_GRACE_S
         return Terminate(child.pid)
 
     def _overdue(self, now: float) -> Iterator[Action]:

@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from server.policy import Policy
 from server.control import ControlSocket
 from server.culprit import StackFile
 from server.handover import Handover
+from server.policy import Policy
 from server.sockets import Address, SocketTable
 from server.supervision import Action, Close, Finish, Kill, Kind, Report, Role, Start, Steer, Supervision, Terminate
 from server.watch import LockWatch
-from server.worker import Limits, WorkerSetup, run_worker
+from server.worker import LEAKED, Limits, WorkerSetup, run_worker
 from shm import layout
 from shm.board import Board, WordView
 from shm.layout import SlotKind
@@ -156,6 +156,8 @@ class Supervisor:
             log.log(logging.INFO if expected else logging.ERROR, "%s (pid %d) %s", child.role, pid, how)
             if not expected:
                 self._words.add("workers_died")
+            if os.WIFEXITED(status) and os.WEXITSTATUS(status) == LEAKED:
+                self._words.add("leaks_reported")
         self._watch.forget(pid)
         self._do(self._tree.exited(pid, now))
         return True
@@ -302,6 +304,7 @@ class Supervisor:
             for other in self._handovers.values():
                 other.close()
             # A socket open in a child that does not read it would outlive its reader, and go on getting queries.
+            self._sockets.close_parked()
             if role.kind is not Kind.WORKER:
                 self._sockets.close_udp()
             if role.kind is not Kind.STREAM:

@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from server.handover import Handover
 from server.orphan import Orphanhood
 from server.policy import Policy
 from shm.board import Board
-from shm.errors import StandoffError
+from shm.errors import NestedRead, StandoffError
 from shm.layout import SlotKind
 from shm.rwlock import ReadLock
 from shm.tables import NotMapped, TableReader
@@ -40,6 +39,8 @@ HOUSEKEEPING_NS = 10_000_000
 FAULTS_VARIABLE = "STANDOFF_FAULTS"
 #: Looks at a table that is announced but not mapped yet, before the batch gets SERVFAIL.
 MAP_ATTEMPTS = 3
+#: Exit status of a worker that found at its next read that it had never left the last: the supervisor counts it.
+LEAKED = 71
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,20 @@ class Worker:
         deadline = time.monotonic() + self._setup.drain_timeout_s
         while self._pass() and time.monotonic() < deadline:
             pass
+        if self._orphanhood.orphaned:
+            self._close_sockets(deadline)
         self._lock.close()
         self._slot.release()
+
+    def _close_sockets(self, deadline: float) -> None:
+        """Close each socket right after a look that found it empty.
+
+        No supervisor keeps it: what comes in between is lost, and what came from then to our end would be.
+        """
+        for sock in [sock for sockets in self._sockets.values() for sock in sockets]:
+            while time.monotonic() < deadline and self._serve(*_reading(sock)):
+                pass
+            sock.close()
 
     def _pass(self) -> bool:
         """Serve every socket once; whether there was anything."""
@@ -213,6 +226,9 @@ class Worker:
         others = len(self._sockets)
         if others < 2:
             return []
+        if self._orphanhood.orphaned:
+            # The workers of the next supervisor have other sockets: a heartbeat of theirs says nothing about ours.
+            return [_reading(s) for index in self._sockets if index != self._setup.index for s in self._sockets[index]]
         beats = dict.fromkeys(self._sockets, 0)
         for number in self._board.slots:
             slot = self._board.slot(number)
@@ -242,6 +258,9 @@ def run_worker(setup: WorkerSetup) -> int:
     """The worker process's main; its exit status."""
     try:
         Worker(setup).run()
+    except NestedRead as error:
+        log.error("read lock leaked: worker %d (pid %d) went on without leaving: %s", setup.index, os.getpid(), error)
+        return LEAKED
     except StandoffError as error:
         log.error("worker %d: %s", setup.index, error)
         return 1

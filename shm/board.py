@@ -103,7 +103,7 @@ class Board:
         """The board of a running instance. Raises NotRunning, LayoutMismatch, SegmentError."""
         names = Names(instance)
         segment = Segment.attach(names.control)
-        if segment.map[:8] != layout.CONTROL_MAGIC:
+        if segment.size < _PREFIX.size or segment.map[:8] != layout.CONTROL_MAGIC:
             raise SegmentError(f"segment {names.control} is not a control segment; {how_to_remove(names.control)}")
         _, version, check, slots, page = _PREFIX.unpack_from(segment.map)
         if (version, check, slots, page) != (layout.LAYOUT_VERSION, layout.LAYOUT_CHECK, layout.SLOTS, layout.PAGE):
@@ -222,8 +222,6 @@ def _create_control(names: Names) -> None:
             return
         segment.unlink()  # its creator died before it wrote the magic: nobody can have used it
     segment = Segment.create(names.control, layout.control_size(), SHARED_MODE)
-    _PREFIX.pack_into(
-        segment.map, 0, bytes(8), layout.LAYOUT_VERSION, layout.LAYOUT_CHECK, layout.SLOTS, layout.PAGE
-    )
+    _PREFIX.pack_into(segment.map, 0, bytes(8), layout.LAYOUT_VERSION, layout.LAYOUT_CHECK, layout.SLOTS, layout.PAGE)
     segment.map[:8] = layout.CONTROL_MAGIC
     segment.close()

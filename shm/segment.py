@@ -173,11 +173,16 @@ def segment_bytes(name: str) -> int | None:
 
 
 def unlink(name: str) -> None:
-    """Remove a segment's name; processes that map it keep it. Nothing happens if it is gone already."""
+    """Remove a segment's name; processes that map it keep it. Nothing happens if it is gone already.
+
+    Raises SegmentError if it is another user's.
+    """
     try:
         posix_ipc.unlink_shared_memory(name)
     except posix_ipc.ExistentialError:
         pass
+    except (OSError, posix_ipc.PermissionsError) as error:
+        raise SegmentError(f"cannot remove segment {name} of {_owner(name)}: {error}; {how_to_share(name)}") from error
 
 
 def remove_instance(instance: str) -> int:
@@ -232,7 +237,7 @@ def open_lock_file(path: Path) -> int:
     try:
         while True:
             try:
-                return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
                 try:
                     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, SHARED_MODE)

@@ -81,6 +81,11 @@ class TableWriter:
         """The loader's words on the board."""
         return self._words
 
+    @property
+    def lock(self) -> WriteLock:
+        """The write lock, for loader/faults.py."""
+        return self._lock
+
     def note(self, text: str) -> None:
         """Set the one-line note that `standoff status` shows; cut at its size."""
         raw = text.encode()[: layout.LOADER_NOTE_SIZE - 8]

@@ -35,17 +35,21 @@ class AlreadyRunning(StandoffError):
 def command(settings: Settings, as_json: bool) -> int:
     """Serve DNS from the sources: loader and server together, in the foreground, until Ctrl-C or SIGTERM.
 
-    A part that dies is started again. The first signal lets the server finish what it had begun, a second one ends it
-    at once. What was in shared memory is removed at the end. With --json, a line on stdout tells when it is ready.
+    A part that dies is started again, and a loader that stays inside the write lock is replaced. The first signal lets
+    the server finish what it had begun, a second one ends it at once. What was in shared memory is removed at the end.
+    With --json, a line on stdout tells when it is ready.
     """
     need_source("run", settings)
     from shm.segment import remove_instance
 
     lock = _claim(settings)
     logs.set_up(settings.log_level, settings.log_format, "run")
+    from cli.loaderwatch import LoaderWatch
+
     hooks = Hooks(
         is_ready=functools.partial(is_ready, settings.instance),
         announce=functools.partial(announce, settings, as_json),
+        stuck=LoaderWatch(settings.instance).stuck,
     )
     entries = {"loader": functools.partial(_load, settings), "server": functools.partial(_serve, settings)}
     try:

@@ -87,7 +87,7 @@ class Machine:
         alone = [] if Path("/run/systemd/system").exists() else ["--register=no", "--keep-unit"]
         with console.open("wb") as output:
             self.nspawn = subprocess.Popen(
-                ["systemd-nspawn", "--quiet", "--private-network", "--resolv-conf=off", *alone,
+                ["systemd-nspawn", "--quiet", "--private-network", "--resolv-conf=off", "--link-journal=no", *alone,
                  f"--machine=standoff-test-{os.getpid()}", f"--directory={tree}", "--boot"],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
@@ -161,7 +161,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     assert installed.returncode == 0, installed.stdout + installed.stderr
     (tree / "etc/standoff/standoff.toml").write_text(CONFIGURATION)
     shutil.copy(ROOT / "deploy/sample/example.test.zone", tree / "etc/standoff")
-    subprocess.run(["systemctl", f"--root={tree}", "enable", "standoff.target"], check=True, capture_output=True)
+    subprocess.run(["chroot", str(tree), "systemctl", "enable", "standoff.target"], check=True, capture_output=True)
     booted = Machine(tree, scratch / "console")
     try:
         booted.wait_until_up()

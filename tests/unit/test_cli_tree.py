@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cli import tree as policy
+from cli.loaderwatch import Standstill
 from cli.tree import Announce, Exited, Finish, Kill, Phase, Ready, Say, Start, Stop, StopAsked, Tick, Tree
 
 NAMES = ("loader", "server")
@@ -144,3 +145,57 @@ def test_deaths_are_told_with_their_cause() -> None:
     _, actions = policy.decide(tree, Exited("loader", -11), 3.0)
     assert Say("the loader was killed by signal 11; starting it again in 0.2 s") in actions
     assert policy.describe(3) == "ended with status 3"
+
+
+def test_a_child_that_is_stuck_is_killed_and_started_again(ready: Story) -> None:
+    assert ready.then(policy.Stuck("loader", "stands still"), 40.0) == [Kill("loader")]
+    assert ready.then(Exited("loader", -9), 40.1) == []
+    assert ready.then(policy.Stuck("loader", "stands still"), 40.2) == [], "nobody is there to be killed"
+    assert ready.then(Tick(), 40.2) == [Start("loader")], "at once: clients have waited for changes long enough"
+    ready.then(Exited("loader", -9), 40.3)
+    assert ready.then(Tick(), 40.4) == [], "a death of its own is another matter"
+
+
+def test_nobody_is_stuck_while_all_are_stopping(ready: Story) -> None:
+    ready.then(StopAsked(), 40.0)
+    assert ready.then(policy.Stuck("loader", "stands still"), 41.0) == []
+
+
+# ---------------------------------------------------------------- when a loader is stuck
+
+
+def look_on(
+    standstill: Standstill, *, pid: int = 1, hold: int = 0, beat: int = 0, since: float, seconds: float
+) -> list[str]:
+    """What is said in so many seconds of looks, ten a second, at words that do not move."""
+    looks = (standstill.look(pid, hold, beat, since + i / 10) for i in range(int(10 * seconds) + 1))
+    return [why for why in looks if why is not None]
+
+
+def test_a_loader_that_holds_the_write_lock_is_condemned_once() -> None:
+    standstill = Standstill()
+    assert look_on(standstill, hold=7, since=100, seconds=0.9) == []
+    (why,) = look_on(standstill, hold=7, since=101, seconds=0.5)
+    assert why.startswith("has held the write lock for 1.")
+
+
+def test_a_loader_that_takes_the_lock_again_and_again_is_not() -> None:
+    standstill = Standstill()
+    assert [standstill.look(1, hold, hold, 100 + hold / 10) for hold in range(100)] == [None] * 100
+
+
+def test_a_silent_loader_is_given_a_minute() -> None:
+    assert look_on(Standstill(), since=100, seconds=59) == []
+    (why,) = look_on(Standstill(), since=100, seconds=61)
+    assert why == "has shown no sign of life for 60 s"
+
+
+def test_a_stall_of_the_machine_is_nobodys_fault() -> None:
+    standstill = Standstill()
+    assert [standstill.look(1, 7, 7, at) for at in (100, 103, 106, 109)] == [None] * 4
+
+
+def test_a_successor_is_not_blamed() -> None:
+    standstill = Standstill()
+    assert look_on(standstill, pid=1, hold=7, since=100, seconds=0.9) == []
+    assert look_on(standstill, pid=2, hold=7, since=101, seconds=0.9) == []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -370,6 +372,29 @@ def test_the_revision_grows_with_each_change(tmp_path: Path, clock: Clock) -> No
     clock.now_s -= 5
     clock.write(path, HEAD + "a A 192.0.2.1\n")
     assert news(source).revision == first + 1
+
+
+@pytest.mark.parametrize("part", ["x.zone", "included"])
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    clock.write(tmp_path / "included", "a A 192.0.2.1\n")
+    path = clock.write(tmp_path / "x.zone", HEAD + "$INCLUDE included\n")
+    read = zonefile.read
+
+    def slow_read(*args: Any) -> None:
+        read(*args)
+        torn = tmp_path / part
+        torn.write_text(torn.read_text() + "b A 192.0.2.2\n")
+        in_the_future = time.time_ns() + 10**9
+        os.utime(torn, ns=(in_the_future, in_the_future))
+
+    monkeypatch.setattr(zonefile, "read", slow_read)
+    source = FileSource(path)
+    assert source.look() is None
+    monkeypatch.undo()
+    clock.write(tmp_path / part, (tmp_path / part).read_text())
+    assert f"file:{path}:b.example.test./A" in news(source).records
 
 
 def test_run_gives_updates_as_files_change(tmp_path: Path, clock: Clock) -> None:

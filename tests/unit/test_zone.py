@@ -198,6 +198,16 @@ def test_a_zone_beneath_another_is_an_apex_and_no_cut() -> None:
     assert {n("b.test"), n("ns.b.test"), n("www.b.test"), n("test")} <= set(changes)
 
 
+def test_the_zone_that_loses_names_to_another_is_touched() -> None:
+    zones = fresh(("k", [rr("www.b.test")]), zones=("test",))
+    zones.take_changes()
+    zones.apply("child", [rr("b.test", TXT, b"\x01x", zone="b.test")], 5)
+    changes = taken(zones)
+    parent = changes[n("test")]
+    assert parent is not None
+    assert serial(parent) == 5
+
+
 def test_the_parents_ds_is_served_at_the_childs_apex() -> None:
     zones = fresh(("ds", [rr("b.test", DS, b"x" * 36, zone="test")]), zones=("test", "b.test"))
     assert DS in table(zones)[n("b.test")].rrsets
@@ -350,6 +360,13 @@ def test_many_keys_at_one_name() -> None:
     for i in range(0, 38):
         zones.apply(f"k{i:02d}", [], 100)
     assert table(zones)[n("www.example.test")].rrsets[A].wire[12:16] == b"\x26" * 4
+
+
+def test_many_keys_at_one_name_until_none_is_left() -> None:
+    zones = fresh(*[(f"k{i:02d}", [rr("www.example.test", data=bytes((i,)) * 4)]) for i in range(40)])
+    for i in range(40):
+        zones.apply(f"k{i:02d}", [], 100)
+        assert (n("www.example.test") in table(zones)) == (i < 39)
 
 
 def test_what_is_known_of_a_key() -> None:
