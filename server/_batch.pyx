@@ -8,7 +8,7 @@ question; bring in the nodes; answer. What the hot path declines goes to the ref
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
-from libc.time cimport time as unix_time, time_t
+from libc.time cimport time_t
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
@@ -174,7 +174,6 @@ cdef class Batch:
             table.check_open()
             t = &table.view
         with nogil:
-            self.terms.c.now_s = unix_time(NULL)
             for i in range(self.count):
                 q = &self.questions[i]
                 q.state = parse(self.buffers + i * self.stride, <int>self.received[i].msg_len, q)

@@ -27,6 +27,7 @@ class Answerer:
         self._stale_after_s = stale_after_s
         self._generation = self._revision = 0
         self._stale = False
+        self._now_s = int(time.time())
         self._log = Sparing(log)
         self.terms.at(self.moment())
 
@@ -44,7 +45,7 @@ class Answerer:
             address=address,
             stream=stream,
             encrypted=encrypted,
-            now_s=int(time.time()),
+            now_s=self._now_s,
             turn=turn,
             generation=self._generation,
             revision=self._revision,
@@ -59,15 +60,15 @@ class Answerer:
         self._slot.set("generation", generation)
         self.terms.at(self.moment())
 
-    def look_at_source(self) -> None:
-        """Whether the source has been silent for too long; some times a second is enough."""
-        if not self._stale_after_s:
+    def tick(self) -> None:
+        """Look at the clock, and whether the source has been silent for too long. Some times a second is enough."""
+        now_s = int(time.time())
+        if now_s == self._now_s:
             return
+        self._now_s = now_s
         seen_s = self._board.loader.get("source_seen_ns") / 1e9
-        stale = bool(seen_s) and time.time() - seen_s > self._stale_after_s
-        if stale != self._stale:
-            self._stale = stale
-            self.terms.at(self.moment())
+        self._stale = bool(self._stale_after_s and seen_s) and now_s - seen_s > self._stale_after_s
+        self.terms.at(self.moment())
 
     def reference(
         self, packet: bytes, table: Table | None, address: bytes, turn: int, prohibited: bool

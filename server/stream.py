@@ -58,7 +58,7 @@ class StreamAnswerer:
     def beat(self) -> None:
         """Show a sign of life, map what was announced, and pass the lock once (R2)."""
         self.slot.set("heartbeat_ns", time.monotonic_ns())
-        self._answerer.look_at_source()
+        self._answerer.tick()
         self._with_table(lambda _: None)
 
     def answer(self, packet: bytes, address: bytes) -> bytes | None:

@@ -10,6 +10,8 @@ import random
 import struct
 from collections.abc import Iterator
 
+from server.edns import cookie_for, option
+from tests.support.answerers import POLICY, UDP
 from tests.support.tables import DEEPEST, LONGEST, wire
 
 NAMES = [
@@ -24,6 +26,18 @@ NAMES = [
 ]  # fmt: skip
 TYPES = (1, 1, 1, 28, 28, 2, 5, 6, 12, 15, 16, 33, 43, 41, 0, 251, 252, 253, 254, 255, 39, 64, 65, 257, 65535)
 HEADER = struct.Struct("!6H")
+#: NSID, a client's cookie, a server's cookie of ours, ZONEVERSION, keepalive: what the hot path knows.
+GOOD_OPTIONS = tuple(
+    option(code, data)
+    for code, data in (
+        (3, b""),
+        (10, b"01234567"),
+        (10, cookie_for(b"01234567", UDP.address, POLICY.cookie_secrets, UDP.now_s - 60)[0]),
+        (10, cookie_for(b"01234567", UDP.address, POLICY.cookie_secrets[1:], UDP.now_s - 2000)[0]),
+        (19, b""),
+        (11, b""),
+    )
+)
 SIZES = (0, 1, 11, 12, 511, 512, 513, 1231, 1232, 1233, 4096, 65535)
 
 
@@ -99,9 +113,12 @@ class Mutator:
     def _options(self) -> bytes:
         parts = []
         for _ in range(self._chance.randrange(1, 4)):
+            if self._random() < 0.4:
+                parts.append(self._choice(GOOD_OPTIONS))
+                continue
             data = self._chance.randbytes(self._choice((0, 1, 4, 8, 24, 300)))
             length = len(data) if self._random() < 0.93 else self._choice((0, 1, len(data) + 1, 65535))
-            parts.append(struct.pack("!HH", self._choice((3, 8, 10, 12, 15, 65001)), length) + data)
+            parts.append(struct.pack("!HH", self._choice((3, 8, 10, 11, 12, 15, 19, 65001)), length) + data)
         return b"".join(parts)
 
     def _record(self) -> bytes:
