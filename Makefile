@@ -1,7 +1,8 @@
 # Standoff. `make run` and `make test` work alone, on a fresh Debian with Python 3.11 or newer.
 #
 # Variables: PYTHON (empty: the first 3.11+ found), VENV, SOURCE, LISTEN, WORKERS, RUN_ARGS (more for `standoff run`),
-# TEST_ARGS (more for pytest), MINUTES (stress, fuzz), SEED (stress), PREFIX, BINDIR, DESTDIR (install).
+# TEST_ARGS (more for pytest), MINUTES (stress, fuzz), SEED (the one that a failure printed), KILLS (stress), BENCH_ARGS,
+# PREFIX, BINDIR, DESTDIR (install).
 
 PYTHON    ?=
 VENV      ?= .venv
@@ -12,6 +13,8 @@ RUN_ARGS  ?=
 TEST_ARGS ?=
 MINUTES   ?= 10
 SEED      ?=
+KILLS     ?= 2000
+BENCH_ARGS ?=
 PREFIX    ?= /opt/standoff
 BINDIR    ?= /usr/local/bin
 DESTDIR   ?=
@@ -44,11 +47,12 @@ format: $(VENV)/.extras-dev  ## lay out the Python sources
 	$(VENV)/bin/ruff check --fix --quiet .
 	$(VENV)/bin/ruff format .
 
-stress: $(BUILT) $(VENV)/.extras-test test-tools  ## torture the lock and the tables for MINUTES=10 (SEED=n to repeat one)
-	STANDOFF_STRESS_MINUTES=$(MINUTES) STANDOFF_STRESS_SEED=$(SEED) $(PYTEST) tests/stress -s --timeout 0 $(TEST_ARGS)
+stress: $(BUILT) $(VENV)/.extras-test test-tools  ## kill and reload without end while every answer is checked (MINUTES, KILLS, SEED)
+	STANDOFF_TORTURE_S=$$(($(MINUTES) * 60)) STANDOFF_TORTURE_KILLS=$(KILLS) STANDOFF_TORTURE_SEED=$(SEED) \
+		$(PYTEST) tests/torture -s --timeout 0 $(TEST_ARGS)
 
-fuzz: $(BUILT) $(VENV)/.extras-test  ## random packets, values and zones for MINUTES=10
-	STANDOFF_FUZZ_MINUTES=$(MINUTES) $(PYTEST) tests/fuzz -s --timeout 0 $(TEST_ARGS)
+fuzz: $(BUILT) $(VENV)/.extras-test  ## packets and tables out of a generator (MINUTES, SEED)
+	STANDOFF_FUZZ_MINUTES=$(MINUTES) STANDOFF_SEED=$(SEED) $(PYTEST) tests/fuzz -s --timeout 0 $(TEST_ARGS)
 
 bench: $(BUILT) $(VENV)/.extras-bench test-tools  ## measure (BENCH_ARGS)
 	PATH="$(CURDIR)/.cache/tools/bin:$$PATH" $(VENV)/bin/python -m bench $(BENCH_ARGS)

@@ -14,6 +14,7 @@ COMMANDS = {
     "Serve": ("run", "serve", "load", "check"),
     "Look": ("status", "locks", "lookup", "wait"),
     "Change": ("scale",),
+    "Try": ("drill",),
     "Shell": ("completion",),
 }
 EXAMPLES = """\

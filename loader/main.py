@@ -39,7 +39,7 @@ QUEUE = 1024
 RETRY_S = 1.0
 #: At most this often are the tables made anew because a worker met damage: what keeps damaging them must not eat the
 #: machine as well.
-REPAIR_PAUSE_S = 5.0
+REPAIR_PAUSE_S = 1.0
 #: Set for drills and tests only (loader/faults.py).
 FAULTS_VARIABLE = "STANDOFF_FAULTS"
 

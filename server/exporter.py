@@ -105,7 +105,7 @@ def _dns(slots: list[SlotView]) -> Iterator[Metric]:
         ),
     }
     for slot in slots:
-        labels = [str(slot.number), _PROTOCOLS.get(SlotKind(slot.get("kind")), "udp")]
+        labels = [str(slot.number), _PROTOCOLS.get(SlotKind(slot.get("counted_kind")), "udp")]
         counters = slot.counters()
         for family, value in zip(("1", "2"), counters["requests_family"], strict=True):
             requests.add_metric([*labels, family], value)

@@ -114,7 +114,7 @@ def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
         control_path=settings.control_path,
         drain_timeout_s=settings.drain_timeout,
         run_stream=lambda listeners: run_stream(
-            settings.instance, listeners, policy, limits, access, settings.drain_timeout
+            settings.instance, listeners, policy, limits, settings.drain_timeout, access
         ),
         run_exporter=None if metrics is None else lambda: run_exporter(settings.instance, metrics, _version()),
         lock=lock,

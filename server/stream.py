@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 WRITE_HIGH_WATER = 256 * 1024
 
 
+EVERYONE = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
     """What clients may take. `idle_s`: seconds without a whole query, or a reply read, until they are cut off."""
@@ -228,8 +231,8 @@ def run_stream(
     listeners: list[socket.socket],
     policy: Policy,
     limits: StreamLimits,
-    access: Limits,
     drain_timeout_s: float,
+    access: Limits = EVERYONE,
 ) -> int:
     """The stream worker's main; its exit status."""
     answerer = StreamAnswerer(instance, policy, access)

@@ -79,6 +79,11 @@ cdef class Section:
         """Whether this reader is inside."""
         return self.inside
 
+    @property
+    def gated(self):
+        """Whether it has a gate."""
+        return self.gate != NULL
+
     def _open_gate(self, str name):
         """Use the semaphore of this name from now on. Raises OSError."""
         cdef bytes encoded = name.encode()

@@ -201,6 +201,7 @@ def _take_over(slot: ClaimedSlot, kind: SlotKind, worker: int) -> ClaimedSlot:
         slot.set(word, 0)
     slot.set("pid", os.getpid())
     slot.set("worker", worker)
+    slot.set("counted_kind", kind)
     slot.set("started_ns", time.time_ns())
     slot.set("heartbeat_ns", time.monotonic_ns())
     slot.set("kind", kind)

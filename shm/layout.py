@@ -132,7 +132,15 @@ SUPERVISOR_WORDS = _words(
 FIRST_SLOT_PAGE = 2
 
 SLOT_WORDS = {
-    **_words(0, "kind", "pid", "started_ns", "gate", "worker"),
+    **_words(
+        0,
+        "kind",  # SlotKind, FREE when the holder left in order
+        "pid",
+        "started_ns",
+        "gate",
+        "worker",
+        "counted_kind",  # whose counters these are: `kind`, of the last holder too
+    ),
     # A line of its own: these two change twice a batch.
     **_words(64, "section", "since_ns"),
     **_words(

@@ -33,10 +33,11 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 import posix_ipc
 
-from shm import gates, layout
+from shm import gates, layout, lockdebug
 from shm._atomic import Words
 from shm._section import Section, TryRead
 from shm.board import Board, ClaimedSlot, WordView
@@ -66,6 +67,10 @@ class ReadLock(Section):
 
     Raises NestedRead, NotHeld, ClosedLock, ForkedLock at once when it is misused; waiting never fails (R1).
     """
+
+    def __new__(cls, board: Board, slot: ClaimedSlot) -> Self:
+        made: Self = super().__new__(lockdebug.variant(cls, "read"))
+        return made
 
     def __init__(self, board: Board, slot: ClaimedSlot) -> None:
         super().__init__(board.words, slot.words)
@@ -102,11 +107,19 @@ class ReadLock(Section):
         return had
 
     def _renew_gate(self) -> None:
-        """A gate of its own under a new name; whoever still holds the old one holds nothing."""
+        """A gate of its own under a new name; whoever still holds the old one holds nothing.
+
+        Raises LockError if there can be none at all; one that cannot be renewed stays.
+        """
         old = self._slot.get("gate")
         name = self._names.gate(self._slot.number, old + 1)
-        gates.create(name)
-        self._open_gate(name)
+        try:
+            gates.create(name)
+            self._open_gate(name)
+        except (OSError, posix_ipc.Error) as error:
+            if self.gated:
+                return  # /dev/shm is full, most likely: each read costs a wait until there is room, and answers go on
+            raise LockError(f"cannot make semaphore {name}: {error}; free some of /dev/shm") from error
         self._slot.set("gate", old + 1)
         gates.unlink(self._names.gate(self._slot.number, old))
 
@@ -124,6 +137,10 @@ class WriteLock:
     `acquire`, `swap` and `grace` are generators of seconds to sleep, so that a caller with an event loop goes on
     living: `for pause in lock.swap(value): time.sleep(pause)`, or `await asyncio.sleep(pause)`.
     """
+
+    def __new__(cls, board: Board, header: Words) -> Self:
+        made: Self = super().__new__(lockdebug.variant(cls, "write"))
+        return made
 
     def __init__(self, board: Board, header: Words) -> None:
         self._board = board

@@ -73,7 +73,9 @@ class TableWriter:
         self._words = WordView(self._header, layout.LOADER_WORDS)
         self._lock = WriteLock(board, self._header)
         self._sides: list[Side | None] = [None, None]
-        self._owed: Changes = {}
+        #: What the inactive side lacks of the active one. None: nobody knows, and it has to be made anew. So it stands
+        #: while a side is edited, for a change can be given up half done (an error, no room, a cancelled task).
+        self._owed: Changes | None = {}
         self._meta: dict[str, Any] = {}
 
     @property
@@ -104,12 +106,12 @@ class TableWriter:
         """Publish a table of exactly these node blocks, in fresh segments. Raises SegmentError if memory is short."""
         yield from self._lock.grace()
         self._meta = meta
-        self._owed = {}
+        self._owed = None
         side = self._inactive()
         self._drop(side)
         yield from self._build(side, blocks, max(names_hint, 64), progress)
         yield from self._publish(side, revision)
-        self._mirror_live()
+        yield from self._settle()
 
     def apply(self, changes: Changes, revision: int, meta: dict[str, Any] | None = None) -> Iterator[float]:
         """Publish the tables with these names put (a node block) or deleted (None). `replace` must have come before."""
@@ -117,6 +119,7 @@ class TableWriter:
         if meta is not None:
             self._meta = meta
         side = self._inactive()
+        self._owed = None
         yield from self._edit(side, changes)
         yield from self._publish(side, revision)
         self._owed = changes
@@ -138,15 +141,16 @@ class TableWriter:
 
     def _settle(self) -> Iterator[float]:
         """Bring the side that was active before the last swap up to date."""
-        if not self._owed:
+        if self._owed == {}:
             return
         yield from self._lock.grace()
-        side, owed = self._inactive(), self._owed
-        held = self._sides[side]
+        held, owed = self._sides[self._inactive()], self._owed
+        self._owed = None
         try:
-            if held is None:
-                raise TableFull("no table on this side yet")
-            held.apply(owed, self._meta)
+            if held is None or owed is None:
+                self._mirror_live()
+            else:
+                held.apply(owed, self._meta)
         except TableFull:
             self._mirror_live()
         self._owed = {}
@@ -179,28 +183,45 @@ class TableWriter:
         """Fill a fresh segment for `side`, doubling it as often as needed."""
         size = max(SMALLEST_TABLE, int(GROWTH * max(used, 64 * names)))
         target = self._fresh(size, names)
-        for done, block in enumerate(blocks, 1):
-            try:
-                target.table.put(block)
-            except TableFull:
-                larger = self._fresh(2 * target.segment.size, max(2 * names, int(GROWTH * target.table.names)))
-                larger.table.copy_from(target.table)
-                target.discard()
-                target = larger
-                target.table.put(block)
-            if done % PROGRESS_STEP == 0:
-                if progress is not None:
-                    progress(done)
-                self._words.set("loader_heartbeat_ns", time.monotonic_ns())
-                yield 0.0
+        try:
+            for done, block in enumerate(blocks, 1):
+                try:
+                    target.table.put(block)
+                except TableFull:
+                    target = self._larger(target, names)
+                    target.table.put(block)
+                if done % PROGRESS_STEP == 0:
+                    if progress is not None:
+                        progress(done)
+                    self._words.set("loader_heartbeat_ns", time.monotonic_ns())
+                    yield 0.0
+        except BaseException:
+            target.discard()  # or it would fill the memory whose lack may be the error
+            raise
         self._sides[side] = target
+
+    def _larger(self, target: Side, names: int) -> Side:
+        """The same table with twice the room; the smaller one is gone then."""
+        larger = self._fresh(2 * target.segment.size, max(2 * names, int(GROWTH * target.table.names)))
+        try:
+            larger.table.copy_from(target.table)
+        except BaseException:
+            larger.discard()
+            raise
+        target.discard()
+        return larger
 
     def _fresh(self, size: int, names: int) -> Side:
         """An empty table in a new segment under the next serial."""
         serial = self._next_serial()
         size = (size + int(8 * layout.INDEX_FACTOR * names) + layout.META_SIZE + layout.PAGE) & -layout.PAGE
         segment = Segment.create(self._board.names.table(serial), size, TABLE_MODE)
-        Table.format(segment.map, serial, secrets.randbits(64), int(GROWTH * names), self._meta)
+        try:
+            Table.format(segment.map, serial, secrets.randbits(64), int(GROWTH * names), self._meta)
+        except BaseException:
+            segment.close()
+            segment.unlink()
+            raise
         return Side(segment)
 
     def _next_serial(self) -> int:
@@ -246,7 +267,8 @@ class TableWriter:
         """Make the inactive side a byte copy of the active one, in a fresh segment."""
         side = self._inactive()
         live = self._sides[1 - side]
-        assert live is not None
+        if live is None:
+            raise SegmentError("apply before replace: no table of this loader's is published")
         self._drop(side)
         serial = self._next_serial()
         segment = Segment.create(self._board.names.table(serial), live.segment.size, TABLE_MODE)
@@ -332,17 +354,24 @@ class TableReader:
                 segment = Segment.attach(self._board.names.table(serial), prefault=True)
             except NotRunning:
                 return  # replaced again since we looked: the next refresh finds the new one
-            try:
-                self._tables[side] = Table(segment.map)
-                self._segments[side] = segment
-            except TableDamaged as error:
-                log.error("table %d: %s", serial, error)
-                segment.close()
-                if self._slot is not None:
-                    self._slot.add("table_damaged")
+            except (SegmentError, OSError) as error:
+                self._unusable(serial, error)
+            else:
+                try:
+                    self._tables[side] = Table(segment.map)
+                    self._segments[side] = segment
+                except (TableDamaged, SegmentError) as error:
+                    self._unusable(serial, error)
+                    segment.close()
         self._serials[side] = serial
         if self._slot is not None:
             self._slot.set(f"mapped_serial_{side}", serial)
+
+    def _unusable(self, serial: int, error: Exception) -> None:
+        """SERVFAIL if it becomes active, and an alarm; no end of the worker, which still has the other table."""
+        log.error("table %d: %s", serial, error)
+        if self._slot is not None:
+            self._slot.add("table_damaged")
 
     def _unmap(self, side: int) -> None:
         table, segment = self._tables[side], self._segments[side]
@@ -380,12 +409,12 @@ class TableObserver:
                 table = self._reader.active(live)
             except NotMapped:
                 table = None
-            damage: TableDamaged | None = None
+            damage: Exception | None = None
             result = None
             if table is not None:
                 try:
                     result = function(table)
-                except TableDamaged as error:
+                except Exception as error:  # of a table that was edited meanwhile: tells nothing
                     damage = error
             self._board.words.fence()
             if table is not None and self._board.live == live:

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 ZONE = ROOT / "deploy/sample/example.test.zone"
-ROOMS = ("shm", "server", "loader", "cli")
 READY_PATIENCE_S = 30
+
+
+def project() -> dict[str, Any]:
+    """pyproject.toml."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return tomllib.load(file)
 
 
 @dataclass(frozen=True)
@@ -49,17 +55,18 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Shipped:
 
 def test_the_wheel_holds_every_module_and_nothing_generated(shipped: Shipped) -> None:
     names = set(zipfile.ZipFile(shipped.wheel).namelist())
+    tools = project()["tool"]["setuptools"]
+    rooms = {name for name in tools["packages"]["find"]["include"] if "." not in name and (ROOT / name).is_dir()}
     sources = {
-        str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).rglob("*")
+        str(path.relative_to(ROOT)) for room in rooms for path in (ROOT / room).rglob("*")
         if path.suffix in (".py", ".pyi", ".pxd")
     }  # fmt: skip
     assert sources <= names
     assert [name for name in names if name.endswith((".c", ".pyc"))] == []
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(ROOMS)
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        for module in tomllib.load(file)["tool"]["setuptools"]["ext-modules"]:
-            stem = module["name"].replace(".", "/") + "."
-            assert any(name.startswith(stem) and name.endswith(".so") for name in names)
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == rooms
+    for module in tools["ext-modules"]:
+        stem = module["name"].replace(".", "/") + "."
+        assert any(name.startswith(stem) and name.endswith(".so") for name in names)
 
 
 def test_the_source_archive_can_be_built_tested_and_installed(shipped: Shipped) -> None:
@@ -77,8 +84,7 @@ def test_the_source_archive_can_be_built_tested_and_installed(shipped: Shipped) 
 
 
 def test_the_command_knows_its_version(shipped: Shipped, tmp_path: Path) -> None:
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        version = tomllib.load(file)["project"]["version"]
+    version = project()["project"]["version"]
     said = subprocess.run([shipped.command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert said.stdout == f"standoff {version}\n"
 

@@ -38,6 +38,8 @@ class Child:
                     self.pipe.close()
                     body(theirs)
                     status = 0
+            except SystemExit as leave:
+                status = leave.code if isinstance(leave.code, int) else 1
             except BaseException:
                 traceback.print_exc()
             finally:

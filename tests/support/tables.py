@@ -21,7 +21,13 @@ SOA, NS, DNAME = 6, 2, 39
 
 def wire(name: str) -> bytes:
     """A name in lower-case wire form."""
-    return dns.name.from_text(name).to_wire().lower()
+    return to_wire(dns.name.from_text(name))
+
+
+def to_wire(name: dns.name.Name) -> bytes:
+    raw = name.to_wire()
+    assert raw is not None
+    return raw.lower()
 
 
 def rrset(type_: int, ttl: int, *rdatas: bytes) -> RRset:
@@ -42,7 +48,7 @@ def compile_zone(origin: str, text: str) -> list[bytes]:
     for name, rdataset in zone.iterate_rdatasets():
         rdatas = [rdata.to_wire() for rdata in rdataset]
         assert all(rdata is not None for rdata in rdatas)
-        sets.setdefault(name.to_wire().lower(), []).append(rrset(int(rdataset.rdtype), rdataset.ttl, *rdatas))
+        sets.setdefault(to_wire(name), []).append(rrset(int(rdataset.rdtype), rdataset.ttl, *rdatas))
     cuts = {name for name, rrsets in sets.items() if name != apex and any(r.type == NS for r in rrsets)}
     names = {ancestor for name in sets for ancestor in _up_to(name, apex)}
     return [pack(name, _flags(name, apex, names, sets, cuts), _sets(name, apex, sets)) for name in sorted(names)]
@@ -95,6 +101,16 @@ def make_table(blocks: Iterable[bytes], size: int = 1 << 20, names: int = 1000, 
     return table
 
 
+#: TXT RRsets whose replies come out near what a datagram may be, with and without an OPT.
+EDGES = (*range(440, 484, 2), *range(1150, 1204, 2))
+
+
+def _strings(size: int) -> str:
+    """TXT data of `size` bytes in wire form."""
+    full, rest = divmod(size - 2, 201)
+    return " ".join([*('"' + "e" * 200 + '"' for _ in range(full)), '"' + "e" * rest + '"'])
+
+
 LONG_LABEL = "x" * 63
 #: 255 bytes in wire form: the longest name there is.
 LONGEST = ".".join([LONG_LABEL, LONG_LABEL, LONG_LABEL, "y" * 48, "example.test."])
@@ -144,6 +160,7 @@ medium       60 TXT   {" ".join('"' + "m" * 200 + '"' for _ in range(3))}
 large        60 TXT   {" ".join('"' + "l" * 250 + '"' for _ in range(6))}
 {LONGEST}    60 A     192.0.2.7
 {DEEPEST}    60 A     192.0.2.8
+{"".join(f"edge{size} 60 TXT {_strings(size)}" + chr(10) for size in EDGES)}
 {"".join(f"many 60 A 10.0.{i >> 8}.{i & 255}" + chr(10) for i in range(200))}
 {"".join(f"huge 60 A 10.1.{i >> 8}.{i & 255}" + chr(10) for i in range(3700))}
 {"".join(f"crowd 300 NS ns{i}.crowd{chr(10)}ns{i}.crowd 300 A 10.2.0.{i}" + chr(10) for i in range(40))}

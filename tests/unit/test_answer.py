@@ -138,7 +138,9 @@ def test_referral(name: str, type_: str) -> None:
     reply = ask(name, type_, edns=1232)
     assert reply.flags == QR | RD, "a referral is not authoritative"
     assert reply.answer == []
-    assert section(reply.authority) == [f"sub.example.test. NS {ns}.example.test." for ns in ("ns1.sub", "ns2.sub", "ns1")]
+    assert section(reply.authority) == [
+        f"sub.example.test. NS {ns}.example.test." for ns in ("ns1.sub", "ns2.sub", "ns1")
+    ]
     assert section(reply.additional) == [
         "ns1.sub.example.test. A 192.0.2.61",
         "ns2.sub.example.test. A 192.0.2.62",

@@ -116,12 +116,35 @@ def test_common_queries_are_not_declined(packet: bytes, stream: bool) -> None:
 @given(
     name=st.one_of(
         st.sampled_from(
-            ["a", "A", "two", "many", "huge", "alias", "x.wild", "ent", "x.ent", "sub", "x.sub", "nowhere", "txt", "medium",
-             "large", "across", "loop1", "x.wcname", "bare", "crowd", "ns1.sub"]
+            [
+                "a",
+                "A",
+                "two",
+                "many",
+                "huge",
+                "alias",
+                "x.wild",
+                "ent",
+                "x.ent",
+                "sub",
+                "x.sub",
+                "nowhere",
+                "txt",
+                "medium",
+                "large",
+                "across",
+                "loop1",
+                "x.wcname",
+                "bare",
+                "crowd",
+                "ns1.sub",
+            ]
         ).map(lambda label: f"{label}.example.test."),
         st.sampled_from([".", "test.", "example.test.", "other.test.", "x.other.test.", "EXAMPLE.test."]),
     ),
-    type_=st.sampled_from(["A", "AAAA", "NS", "SOA", "CNAME", "TXT", "MX", "DS", "ANY", "SRV", "TYPE0", "OPT", "DNAME"]),
+    type_=st.sampled_from(
+        ["A", "AAAA", "NS", "SOA", "CNAME", "TXT", "MX", "DS", "ANY", "SRV", "TYPE0", "OPT", "DNAME"]
+    ),
     edns=st.one_of(st.none(), st.integers(0, 65535)),
     dnssec_ok=st.booleans(),
     flags=st.integers(0, 0xFFFF),
@@ -137,7 +160,9 @@ def test_well_formed_queries_alike(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.one_of(st.binary(max_size=600), st.binary(max_size=64).map(lambda tail: query("a.example.test.")[:12] + tail)))
+@given(
+    st.one_of(st.binary(max_size=600), st.binary(max_size=64).map(lambda tail: query("a.example.test.")[:12] + tail))
+)
 def test_junk_alike(packet: bytes) -> None:
     alike(packet, stream=False)
 

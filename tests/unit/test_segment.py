@@ -163,7 +163,9 @@ def whole_control(instance: str) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("size", [1, 8, 10, 23, 24, 4096, 8192, layout.control_size() - 1, layout.control_size() + 4096])
+@pytest.mark.parametrize(
+    "size", [1, 8, 10, 23, 24, 4096, 8192, layout.control_size() - 1, layout.control_size() + 4096]
+)
 @pytest.mark.parametrize("open_", [Board.attach, Board.create_or_attach])
 def test_a_truncated_control_segment(instance: str, size: int, open_: object) -> None:
     content = (whole_control(instance) + bytes(4096))[:size]

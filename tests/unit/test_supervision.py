@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -211,11 +213,11 @@ def test_back_off_grows_and_is_bounded() -> None:
                 break
             world.tick(0.01)
     times = [at for at, started in world.starts if started == role]
-    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
     assert max(pauses[: SPARED - 1]) == 0, "the first ones are replaced at once"
     grown = [pause for pause in pauses if pause]
     assert grown[0] == pytest.approx(FIRST_BACK_OFF_S, abs=0.02)
-    assert all(later >= earlier - 0.02 for earlier, later in zip(grown, grown[1:], strict=False))
+    assert all(later >= earlier - 0.02 for earlier, later in pairwise(grown))
     assert grown[-1] == pytest.approx(LONGEST_BACK_OFF_S, abs=0.02)
 
 
@@ -273,7 +275,9 @@ def test_a_reader_that_stays_inside_is_reported_once_then_condemned() -> None:
     world.tick()
     stuck, passing = (world.pid_of(Role(Kind.WORKER, i)) for i in range(2))
     few = int(LEAK_AFTER_S / TICK_S) + 2
-    look_often(world, {stuck: [Look(i + 1, 3) for i in range(few)], passing: [Look(i + 1, 2 * i + 1) for i in range(few)]})
+    look_often(
+        world, {stuck: [Look(i + 1, 3) for i in range(few)], passing: [Look(i + 1, 2 * i + 1) for i in range(few)]}
+    )
     assert world.reported == [stuck]
     assert not world.killed
     look_often(world, {stuck: [Look(i + 100, 3) for i in range(TICKS)]})

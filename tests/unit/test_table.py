@@ -17,7 +17,9 @@ from shm.node import pack, unpack
 from tests.support.tables import block, make_table, rrset
 
 NAMES = [b"\x02n" + bytes([48 + i]) + b"\x04test\x00" for i in range(40)] + [b"\x00", b"\x01a" * 127 + b"\x00"]
-SIZES = st.one_of(st.integers(0, 64), st.integers(0, 1100), st.sampled_from([1000, 1024, 1025, 2048, 4097, 30_000, 60_000]))
+SIZES = st.one_of(
+    st.integers(0, 64), st.integers(0, 1100), st.sampled_from([1000, 1024, 1025, 2048, 4097, 30_000, 60_000])
+)
 
 
 def content(table: Table) -> dict[bytes, bytes]:
@@ -34,7 +36,9 @@ def canonical(one: bytes | None) -> bytes:
 class TableAgainstDict(RuleBasedStateMachine):
     """A table small enough to fill up, so that TableFull is one of the things that happen."""
 
-    @initialize(seed=st.integers(0, 2**64 - 1), size=st.sampled_from([200_000, 400_000]), names=st.sampled_from([10, 60]))
+    @initialize(
+        seed=st.integers(0, 2**64 - 1), size=st.sampled_from([200_000, 400_000]), names=st.sampled_from([10, 60])
+    )
     def start(self, seed: int, size: int, names: int) -> None:
         self.table = make_table([], size=size, names=names, seed=seed)
         self.model: dict[bytes, bytes] = {}
@@ -144,6 +148,23 @@ def test_full_heap_leaves_the_table_as_it_was() -> None:
     assert table.names == 4
 
 
+@pytest.mark.parametrize("spare", [0, 8, 16, 24, 56])
+def test_the_heap_is_used_to_its_last_byte_and_no_further(spare: int) -> None:
+    """A block may end where the segment ends."""
+    one = block(b"\x02aa\x00", 40)
+    heap = layout.TABLE_HEADER_SIZE + layout.META_SIZE + 8 * 64
+    buffer = bytearray(heap + 10 * len(one) + spare)
+    Table.format(buffer, 1, 1, 1, {})
+    table = Table(buffer, writable=True)
+    for i in range(10):
+        table.put(block(b"\x02%02d\x00" % i, 40))
+    with pytest.raises(TableFull, match="heap"):
+        table.put(one)
+    (end,) = struct.unpack_from("=Q", buffer, layout.header_offsets()["heap_end"])
+    assert end == len(buffer) - spare
+    assert table.names == 10
+
+
 def test_copy_into_a_table_that_is_too_small() -> None:
     source = make_table([block(b"\x02%02d\x00" % i, 20_000) for i in range(10)])
     with pytest.raises(TableFull):
@@ -153,7 +174,15 @@ def test_copy_into_a_table_that_is_too_small() -> None:
 
 @pytest.mark.parametrize(
     "junk",
-    [b"", b"1234567", bytes(8), bytes(16), block(b"\x01a\x00") + bytes(8), block(b"\x01a\x00")[:-8], block(b"\x01a\x00", 100)[:-8]],
+    [
+        b"",
+        b"1234567",
+        bytes(8),
+        bytes(16),
+        block(b"\x01a\x00") + bytes(8),
+        block(b"\x01a\x00")[:-8],
+        block(b"\x01a\x00", 100)[:-8],
+    ],
 )
 def test_what_is_not_a_node_block_is_refused(junk: bytes) -> None:
     table = make_table([block(b"\x01a\x00")])
@@ -162,7 +191,10 @@ def test_what_is_not_a_node_block_is_refused(junk: bytes) -> None:
     assert table.names == 1
 
 
-@pytest.mark.parametrize("name", [b"", b"a", b"\x01a", b"\x01a\x00\x00", b"\x40" + b"a" * 64 + b"\x00", b"\xc0\x0c", b"\x01a" * 128 + b"\x00"])
+@pytest.mark.parametrize(
+    "name",
+    [b"", b"a", b"\x01a", b"\x01a\x00\x00", b"\x40" + b"a" * 64 + b"\x00", b"\xc0\x0c", b"\x01a" * 128 + b"\x00"],
+)
 def test_what_is_not_a_name_is_refused(name: bytes) -> None:
     table = make_table([])
     with pytest.raises(ValueError, match="name in wire form"):
@@ -213,7 +245,12 @@ def test_closed() -> None:
     table = make_table([block(b"\x01a\x00")])
     table.close()
     table.close()
-    for use in (lambda: table.find(b"\x01a\x00"), lambda: table.names, lambda: list(table.blocks()), lambda: table.used):
+    for use in (
+        lambda: table.find(b"\x01a\x00"),
+        lambda: table.names,
+        lambda: list(table.blocks()),
+        lambda: table.used,
+    ):
         with pytest.raises(ValueError, match="closed"):
             use()
 

@@ -162,6 +162,15 @@ def set_directory(entry: int, value: tuple[int, int, int]) -> Callable[[bytearra
     return damage
 
 
+def one_byte_too_long(buffer: bytearray, block: int) -> None:
+    """The last RRset ends one byte behind its block."""
+    entries = block + layout.NODE_HEADER.size + buffer[block + 4]
+    _, _, first = layout.DIRECTORY_ENTRY.unpack_from(buffer, entries)
+    size = 8 * layout.NODE_HEADER.unpack_from(buffer, block)[0]
+    before = entries + buffer[block + 5] * layout.DIRECTORY_ENTRY.size + first - block
+    set_directory(1, (16, 1, size - before + 1))(buffer, block)
+
+
 NODES: dict[str, Callable[[bytearray, int], None]] = {
     "5 before the heap": move_entry(lambda b: get(b, "heap_offset") // 8 - 1),
     "5 in the header": move_entry(lambda b: 1),
@@ -175,6 +184,7 @@ NODES: dict[str, Callable[[bytearray, int], None]] = {
 }
 RRSETS: dict[str, Callable[[bytearray, int], None]] = {
     "6 RRset beyond the block": set_directory(0, (1, 1, 0xFFFF)),
+    "6 one byte beyond the block": one_byte_too_long,
     "6 second RRset beyond the block": set_directory(1, (16, 1, 0xFFFF)),
 }
 
@@ -282,7 +292,9 @@ def test_random_damage(when: str) -> None:
         table = Table(buffer) if when == "while it is open" else None
         for _ in range(chance.choice((1, 1, 2, 5, 50))):
             at = chance.choice(places)
-            buffer[at] = chance.choice((0, 1, 0xFF, 0x7F, 0x80, chance.randrange(256), buffer[at] ^ 1 << chance.randrange(8)))
+            buffer[at] = chance.choice(
+                (0, 1, 0xFF, 0x7F, 0x80, chance.randrange(256), buffer[at] ^ 1 << chance.randrange(8))
+            )
         try:
             look_everywhere(table or Table(buffer))
         except (TableDamaged, LayoutMismatch):
