@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +120,7 @@ class Swaps(threading.Thread):
 class Instance:
     """`standoff run` on a source of its own. `close` leaves nothing: no process, no shared memory, no file."""
 
-    def __init__(self, folder: Path, *, workers: int = 2, source: str = "") -> None:
+    def __init__(self, folder: Path, *, workers: int = 2, source: str = "", options: Sequence[str] = ()) -> None:
         self.name = f"drill-{os.getpid()}-{next(_numbers)}"
         self.workers, self.port, self.version = workers, free_port(), 0
         self._folder = folder / self.name
@@ -130,6 +130,7 @@ class Instance:
         self._empty = self._folder / "empty.toml"
         self._empty.touch()
         self._source = source or f"file:{self._zone}"
+        self._options = options
         self._board: Board | None = None
         self._swaps: Swaps | None = None
         self.write_version(1)
@@ -142,6 +143,7 @@ class Instance:
                 "cli.main", "run", "--config", str(self._empty), "--instance", self.name, "--log-format", "json",
                 "--listen", f"127.0.0.1:{self.port}", "--workers", str(self.workers), "--drain-timeout", "0.2",
                 "--runtime-dir", str(self._folder / "run"), "--source", self._source, "--zone", ZONE,
+                *self._options,
                 signal_=signal.SIGTERM, environment={"STANDOFF_FAULTS": "1"}, stdout=log, stderr=log,
             )  # fmt: skip
 

@@ -16,6 +16,8 @@ from shm.errors import StandoffError
 
 #: No drill takes half as long; one that hangs is ended, and what it has started with it.
 LONGEST_DRILL_S = 90
+#: The control socket's path beneath it has to fit into 107 bytes.
+LONGEST_TEMPORARY = 40
 
 
 class Interrupted(BaseException):
@@ -33,7 +35,8 @@ class _TooLong(Exception):
 def perform(drill: Drill, say: Callable[[Step], None]) -> Report:
     """One drill. `say` hears of each step as it is done. Raises Interrupted; anything else is in the report."""
     report = Report(drill.name)
-    with tempfile.TemporaryDirectory(prefix="standoff-drill-") as folder, _bounded():
+    short = None if len(tempfile.gettempdir()) <= LONGEST_TEMPORARY else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="standoff-drill-", dir=short) as folder, _bounded():
         scene = Scene(report, Path(folder), say)
         try:
             drill.perform(scene)

@@ -12,6 +12,7 @@ import faulthandler
 import itertools
 import os
 import signal
+import traceback
 from pathlib import Path
 
 #: Not used by anything else in a child; harmless if it comes without being asked for.
@@ -59,11 +60,21 @@ class StackFile:
         os.close(self._fd)
 
 
+def stack_of(error: BaseException) -> list[str]:
+    """Where an error was raised, innermost call first, as `StackFile.take` gives it."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return [f"{_tail(frame.filename)}:{frame.lineno} in {frame.name}" for frame in frames]
+
+
 def _shorten(line: str) -> str:
     """`File "…/server/worker.py", line 12 in run` as `server/worker.py:12 in run`."""
     path, _, rest = line.removeprefix('File "').partition('", line ')
     number, _, function = rest.partition(" in ")
-    return f"{'/'.join(Path(path).parts[-2:])}:{number} in {function}"
+    return f"{_tail(path)}:{number} in {function}"
+
+
+def _tail(path: str) -> str:
+    return "/".join(Path(path).parts[-2:])
 
 
 def process_state(pid: int) -> str:

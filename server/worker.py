@@ -16,6 +16,7 @@ from server._batch import Batch
 from server._counters import Counters
 from server._limits import Networks, RateLimiter
 from server.answerer import Answerer
+from server.culprit import stack_of
 from server.handover import Handover
 from server.orphan import Orphanhood
 from server.policy import Policy
@@ -205,6 +206,7 @@ class Worker:
                 if live != self._adopted:
                     self._adopt(live)
         except NotMapped:
+            self._poll.poll(1)  # ms: not in a circle, should the announced segment be gone for good
             return
         self._poll.poll(IDLE_S * 1000)
 
@@ -265,7 +267,13 @@ def run_worker(setup: WorkerSetup) -> int:
     try:
         Worker(setup).run()
     except NestedRead as error:
-        log.error("read lock leaked: worker %d (pid %d) went on without leaving: %s", setup.index, os.getpid(), error)
+        log.error(
+            "read lock leaked: worker %d (pid %d) went on without leaving: %s; now at %s",
+            setup.index,
+            os.getpid(),
+            error,
+            " < ".join(stack_of(error)),
+        )
         return LEAKED
     except StandoffError as error:
         log.error("worker %d: %s", setup.index, error)

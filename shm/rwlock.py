@@ -225,6 +225,7 @@ class WriteLock:
         A slot without a gate has just been claimed, or is past its gate and renewing it: R5 covers both, and its
         process may be stopped right there, so nothing is waited for.
         """
+        asked = False
         while True:
             gate = self._gate(slot)
             if gate is None:
@@ -236,8 +237,12 @@ class WriteLock:
             else:
                 self._taken.append(gate)
                 return True
+            # Asked at once: a gate that a dead process kept would cost the whole budget, with the others' gates held.
+            if not asked and not self._board.is_alive(slot):
+                return True
+            asked = True
             if time.monotonic_ns() >= deadline:
-                return not self._board.is_alive(slot)
+                return False
             os.sched_yield()
 
     def _let_go(self) -> None:
@@ -337,7 +342,7 @@ class RWLock:
             try:
                 yield Writing(self._board, lock)
             finally:
-                lock.release()
+                self._leave(lock)
 
     @contextmanager
     def try_write(self) -> Iterator[Writing]:
@@ -348,7 +353,7 @@ class RWLock:
             try:
                 yield Writing(self._board, lock)
             finally:
-                lock.release()
+                self._leave(lock)
 
     def quiesce(self, timeout: float | None = None) -> None:
         """Wait until every reader that is inside now has left or is dead. Raises LockTimeout."""
@@ -367,9 +372,14 @@ class RWLock:
         return [(s.get("pid"), (now - s.get("since_ns")) / 1e9) for s in slots if s.get("section") & 1]
 
     def close(self) -> None:
-        """Leave the lock to the others. Raises LockError while it is held."""
+        """Leave the lock to the others. Raises LockError while it is held. In a forked child: only forget it."""
         if self._closed:
             return
+        if os.getpid() != self._pid:
+            self._closed = True  # slot, gate and section are the parent's
+            return
+        if self._writer is not None and self._writer.held:
+            raise LockError("lock closed while it is held for writing")
         if self._reader is not None:
             self._reader.close()
         if self._slot is not None:
@@ -385,6 +395,11 @@ class RWLock:
             raise ForkedLock("lock used in a child forked after it was opened: open it again in the child")
         if self._writer is not None and self._writer.held:
             raise UpgradeError("lock acquired by the process that is writing: it would wait for itself")
+
+    def _leave(self, lock: WriteLock) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedLock("write lock released in a child forked while it was held: the parent is the writer")
+        lock.release()
 
     def _reading(self) -> ReadLock:
         if self._reader is None:

@@ -8,9 +8,9 @@
  * TCP: one connection, a query every `-i` ms; a new connection as soon as one breaks.
  *
  * The log is a row of `struct record`, sorted by nothing. Besides queries it tells of the machine:
- * - stalls: times in which a thread that sleeps 1 ms, one on each core, or the asker's loop itself, was not run for more
- *   than STALL_NS. What falls into those cannot be held against the server;
- * - work: how long WORK_NS of computing took, five times a second. On a machine that is busy with other things it takes
+ * - stalls: times in which a thread that sleeps 1 ms, one on each core, or one that computes now and then, or the asker's
+ *   loop itself, was not run for more than STALL_NS. What falls into those cannot be held against the server;
+ * - work: how long WORK_NS of computing took, thirty times a second. On a machine that is busy with other things it takes
  *   several times as long, and so does what a server has to compute to start a worker. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -34,8 +34,8 @@
 #define IDS 4096 /* of a socket; at 10,000 queries a second they are used again after 13 s */
 #define SET_SIZE 4
 #define STALL_NS 4000000
-#define WORK_NS 10000000
-#define WORK_EVERY_US 200000
+#define WORK_NS 3000000 /* a tenth of a core: as much as a worker wants under a moderate load */
+#define WORK_PAUSE_US 27000
 #define GIVE_UP_NS SECOND /* a TCP query */
 #define DRAIN_NS (SECOND + SECOND / 5)
 #define RETRY_NS 1000000  /* after a refused connection */
@@ -51,7 +51,7 @@ struct record {
     uint32_t number;   /* of the set; work: microseconds of CPU */
     uint8_t kind, outcome;
     uint8_t first; /* TCP: the first query of a connection */
-    uint8_t detail; /* WRONG: the RCODE; a stall: the core, 255 = the asker's loop */
+    uint8_t detail; /* WRONG: the RCODE; a stall: the core, 254 = work, 255 = the asker's loop */
 };
 
 struct log {
@@ -140,8 +140,10 @@ static void *work_now_and_then(void *argument)
         uint64_t begin = now_ns(), cpu = own_cpu_ns(), used;
         while ((used = own_cpu_ns() - cpu) < WORK_NS)
             ;
-        add(&work, (struct record){.since_ns = begin, .until_ns = now_ns(), .number = (uint32_t)(used / 1000), .kind = WORK});
-        usleep(WORK_EVERY_US);
+        uint64_t end = now_ns();
+        add(&work, (struct record){.since_ns = begin, .until_ns = end, .number = (uint32_t)(used / 1000), .kind = WORK});
+        note_stall(&work, begin + used, end, 254);
+        usleep(WORK_PAUSE_US);
     }
     return argument;
 }

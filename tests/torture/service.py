@@ -39,10 +39,12 @@ class Part:
 
     def __init__(self, command: str, log: Path, *options: str) -> None:
         self.command = command
+        # No session of its own: the kernel shares out the CPU by sessions (sched_autogroup), and the asker, which
+        # measures how busy the machine is, would measure that of another.
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cli.main", command, *options],
-                cwd=ROOT, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True,
+                cwd=ROOT, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
             )  # fmt: skip
 
     @property

@@ -62,6 +62,13 @@ def test_a_compiled_module_has_its_types_and_is_built(path: Path) -> None:
 
 
 def test_the_import_pattern_sees_every_form() -> None:
-    text = "from shm.layout cimport (\n    x)\ncimport cython\nimport os\n    from loader import y\nfrom libc.math cimport z\n"
+    lines = [
+        "from shm.layout cimport (",
+        "cimport cython",
+        "import os",
+        "    from loader import y",
+        "from libc.math cimport z",
+    ]
+    text = "\n".join(lines)
     found = {(match[1] or match[2]).split(".")[0] for match in IMPORT.finditer(text)}
     assert found == {"shm", "cython", "os", "loader", "libc"}

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from server.answer import Policy, answer
+from server.answer import answer
 from server.policy import Moment, Policy
 from server.sockets import Address, open_tcp
 from server.stream import StreamLimits, run_stream

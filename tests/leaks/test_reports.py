@@ -1,0 +1,269 @@
+"""Who stays inside the lock is told of once, by name, and replaced; meanwhile clients and the publish hardly wait.
+
+Each case breaks one process of a real service under load and measures how long clients waited, how long the next
+publish waited for the lock, and what was said. The figures are printed (pytest -s, and with every failure). "Without
+stalls" is without times in which this machine did not run a thread that only wanted to wake up (drill/client.py).
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import signal
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cli import view
+from drill.client import Client
+from drill.instance import HOSTS, VERSION_NAME, Instance, Swap, free_port, version_address, wait_for
+from drill.scene import IN_HAND, LONGEST_PUBLISH_S, LONGEST_WAIT_S
+from drill.timeline import Outcome, Timeline
+from loader import faults as loader_faults
+from server import faults
+from server.supervision import CONDEMN_AFTER_S, LEAK_AFTER_S
+
+pytestmark = pytest.mark.slow
+
+#: A loader that is stuck is condemned after a second as well, but its successor has to start, list its source and build
+#: both tables before it can publish.
+LONGEST_SUCCESSION_S = 3.0
+#: How late a report may be: the supervisor looks ten times a second, and waits 50 ms for the stack.
+LATE_S = 0.5
+
+
+@dataclass
+class Case:
+    """A service under load."""
+
+    instance: Instance
+    client: Client
+    metrics_port: int
+    seen: Timeline | None = None
+
+    def verdict(self) -> view.Verdict:
+        return view.judge(view.collect(self.instance.board))
+
+    def metric(self, name: str) -> float:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+        assert found, name
+        return float(found[1])
+
+    def reports_on(self, pid: int) -> list[str]:
+        return [report for report in self.instance.reports() if f"pid {pid}" in report]
+
+
+@pytest.fixture
+def case() -> Iterator[Case]:
+    with tempfile.TemporaryDirectory(prefix="test-") as folder:
+        port = free_port()
+        instance = Instance(Path(folder), workers=3, options=["--metrics", f"127.0.0.1:{port}"])
+        try:
+            instance.wait_until_ready()
+            client = Client(instance.port, Path(folder), [VERSION_NAME, *HOSTS])
+            try:
+                time.sleep(0.5)
+                yield Case(instance, client, port)
+            finally:
+                client.close()
+        finally:
+            for line in instance.log():
+                print(line.message)
+            instance.close()
+
+
+def line_of(function: Callable[..., object], text: str) -> int:
+    """The number of the line with this text in a function."""
+    lines, first = inspect.getsourcelines(function)
+    return first + next(i for i, line in enumerate(lines) if text in line)
+
+
+def watch_verdict(case: Case, over: Callable[[], bool]) -> list[str]:
+    """Every reason of `standoff status` until it is over."""
+    reasons: list[str] = []
+    deadline = time.monotonic() + 20
+    while not over():
+        assert time.monotonic() < deadline
+        reasons += [reason for reason in case.verdict().reasons if reason not in reasons]
+        time.sleep(0.02)
+    return reasons
+
+
+def finish(case: Case, what: str, pid: int, swap: Swap, struck: float) -> Timeline:
+    """After a while in which nothing more may be said: stop the client, print, and check what clients were promised."""
+    instance = case.instance
+    wait_for("all is well again", lambda: case.verdict().state == "ok")
+    recovered = time.monotonic() - struck
+    time.sleep(0.6)
+    seen = case.client.stop()
+    slowest = seen.slowest()
+    print(
+        f"MEASURED {what}: clients waited at most {slowest}, {len(seen.lost)} of {len(seen.asked)} lost; "
+        f"the publish waited {swap.waited_s:.3f} s for the lock; all well after {recovered:.2f} s; "
+        f"machine stood still for {seen.stalls.total_ns / 1e9:.2f} s, {seen.stalls.longest_ns / 1e6:.0f} ms at once"
+    )
+    print(f"REPORTED {case.reports_on(pid)}")
+    assert slowest.fair <= LONGEST_WAIT_S, f"a client waited for {slowest}"
+    assert not seen.of(Outcome.SERVFAIL)
+    assert not seen.of(Outcome.OTHER)
+    assert seen.first(version_address(instance.version)) is not None, "clients get what was published"
+    return seen
+
+
+# ---------------------------------------------------------------- workers
+
+INSIDE = {
+    "stuck-inside": ("it is running", line_of(faults.Faults._stuck_inside, "while True"), "_stuck_inside"),
+    "blocked-inside": ("it is sleeping", line_of(faults.Faults._blocked_inside, "os.read"), "_blocked_inside"),
+    "stopped-inside": ("it is stopped by a signal", 0, ""),
+}
+
+
+@pytest.mark.parametrize("fault", INSIDE)
+def test_a_worker_that_stays_inside(case: Case, fault: str) -> None:
+    """An endless loop, a system call that does not return, a SIGSTOP."""
+    state, line, function = INSIDE[fault]
+    instance = case.instance
+    slot = instance.worker(0)
+    pid, number = slot.get("pid"), slot.number
+    os.kill(pid, faults.signal_of(fault))
+    struck = time.monotonic()
+    instance.write_version(instance.version + 1)  # the loader sees it within half a second: the culprit is inside
+    wait_for("the report", lambda: case.reports_on(pid))
+    told = time.monotonic() - struck
+    reasons = [reason for reason in case.verdict().reasons if "read lock" in reason]
+    wait_for("the publish goes through", lambda: len(instance.swaps) == 1)
+    (swap,) = instance.swaps
+    instance.wait_for_successor(pid)
+    seen = finish(case, fault, pid, swap, struck)
+
+    (report,) = case.reports_on(pid)
+    said = re.match(r"read lock leaked: worker 0 \(pid (\d+), slot (\d+)\) has been inside for ([\d.]+) s; ", report)
+    assert said, report
+    assert (int(said[1]), int(said[2])) == (pid, number)
+    assert LEAK_AFTER_S <= float(said[3]) <= LEAK_AFTER_S + LATE_S
+    assert told <= LEAK_AFTER_S + LATE_S + 0.5, "half a second for a busy machine"
+    assert state in report
+    if function:
+        # A loop's line changes from moment to moment; its function does not.
+        place = re.search(rf"now at server/faults\.py:(\d+) in {function} < .* < server/worker\.py:\d+ in run ", report)
+        assert place, report
+        assert line <= int(place[1]) <= line + 1
+    assert len(reasons) == 1
+    assert re.match(rf"worker 0 \(pid {pid}, slot {number}\) has been inside the read lock for 0\.\d\d s", reasons[0])
+    assert swap.waited_s <= LONGEST_PUBLISH_S
+    assert seen.lost == [], "neighbours drain its socket"
+    assert case.metric("standoff_lock_leaks_total") == 1
+    assert case.metric("standoff_children_condemned_total") == 1
+
+
+def test_a_worker_that_leaks_and_goes_on(case: Case) -> None:
+    """The code path of 2015: its next read tells, so that it is gone before anybody has to wait for it."""
+    instance = case.instance
+    pid = instance.worker(0).get("pid")
+    os.kill(pid, faults.signal_of("leak"))
+    struck = time.monotonic()
+    wait_for("the report", lambda: case.reports_on(pid))
+    swap = instance.publish()
+    instance.wait_for_successor(pid)
+    seen = finish(case, "leak", pid, swap, struck)
+    (report,) = case.reports_on(pid)
+    assert re.match(
+        rf"read lock leaked: worker 0 \(pid {pid}\) went on without leaving: .*; now at \S+:\d+ in ", report
+    )
+    assert swap.waited_s <= LONGEST_PUBLISH_S
+    assert len(seen.lost) <= IN_HAND
+    assert case.metric("standoff_lock_leaks_total") == 1
+
+
+def test_a_worker_in_an_endless_loop_outside_the_lock(case: Case) -> None:
+    """It is in nobody's way: no publish waits for it, and a leak it is not."""
+    instance = case.instance
+    pid = instance.worker(0).get("pid")
+    os.kill(pid, faults.signal_of("endless-loop"))
+    struck = time.monotonic()
+    swap = instance.publish()
+    instance.wait_for_successor(pid)
+    replaced = time.monotonic() - struck
+    seen = finish(case, "endless loop", pid, swap, struck)
+    told = [line.message for line in instance.log() if f"(pid {pid})" in line.message and "replacing" in line.message]
+    assert len(told) == 1
+    assert "no sign of life for 1." in told[0]
+    assert replaced >= CONDEMN_AFTER_S
+    assert swap.waited_s <= 0.5
+    assert seen.lost == []
+    assert (case.reports_on(pid), case.metric("standoff_lock_leaks_total")) == ([], 0)
+
+
+def test_a_worker_stopped_anywhere(case: Case) -> None:
+    """SIGSTOP at whatever it does: mostly outside the lock, now and then inside. What it has in hand dies with it."""
+    instance = case.instance
+    pid = instance.worker(1).get("pid")
+    os.kill(pid, signal.SIGSTOP)
+    struck = time.monotonic()
+    swap = instance.publish()
+    instance.wait_for_successor(pid)
+    seen = finish(case, "SIGSTOP", pid, swap, struck)
+    assert swap.waited_s <= LONGEST_PUBLISH_S
+    assert len(seen.lost) <= IN_HAND
+    assert len(case.reports_on(pid)) <= 1
+    assert case.metric("standoff_children_condemned_total") == 1
+
+
+def test_two_workers_at_once(case: Case) -> None:
+    """Each is told of by its own name; the third answers for all."""
+    instance = case.instance
+    pids = [instance.worker(number).get("pid") for number in (0, 1)]
+    for pid in pids:
+        os.kill(pid, faults.signal_of("blocked-inside"))
+    struck = time.monotonic()
+    swap = instance.publish()
+    for pid in pids:
+        instance.wait_for_successor(pid)
+    seen = finish(case, "two blocked inside", pids[0], swap, struck)
+    assert [len(case.reports_on(pid)) for pid in pids] == [1, 1]
+    assert swap.waited_s <= LONGEST_PUBLISH_S
+    assert seen.lost == []
+    assert case.metric("standoff_lock_leaks_total") == 2
+
+
+# ---------------------------------------------------------------- the loader
+
+
+def test_a_loader_stopped_inside_the_write_lock(case: Case) -> None:
+    """Every gate is taken, and nobody gives them back: each reader waits for 10 ms, once."""
+    instance = case.instance
+    pid = instance.loader_pid
+    os.kill(pid, loader_faults.signal_of("stopped-inside"))
+    instance.write_version(instance.version + 1)
+    wait_for("it stops", lambda: instance.board.loader.get("write_hold_since_ns"))
+    struck = time.monotonic()
+    reasons = watch_verdict(case, lambda: len(instance.swaps) == 1)
+    swap = instance.swaps[0]
+    seen = finish(case, "loader stopped inside", pid, swap, struck)
+
+    (report,) = case.reports_on(pid)
+    said = re.match(rf"write lock held by the loader \(pid {pid}\) for ([\d.]+) s; it is stopped by a signal", report)
+    assert said, report
+    assert LEAK_AFTER_S <= float(said[1]) <= LEAK_AFTER_S + LATE_S
+    held = re.compile(rf"the loader \(pid {pid}\) has held the write lock for 0\.\d\d s")
+    assert any(map(held.match, reasons)), reasons
+    assert swap.waited_s <= LONGEST_SUCCESSION_S
+    assert seen.lost == []
+    assert instance.loader_pid not in (0, pid)
+    assert case.metric("standoff_lock_leaks_total") == 1
+    assert case.metric("standoff_children_condemned_total") == 0, "no worker had to be replaced for it"
+    workers = list(instance.board.workers())
+    assert [slot.get("past_gate") for slot in workers] == [1] * len(workers), "each went past once"
+    longest = max(slot.get("gate_wait_max_ns") for slot in workers) / 1e9
+    print(f"MEASURED longest wait of a reader for its gate: {longest * 1e3:.1f} ms")
+    assert 0.010 <= longest <= 0.1
