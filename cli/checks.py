@@ -67,7 +67,9 @@ def listen(settings: Settings) -> Iterator[Remark]:
     ]  # fmt: skip
     if settings.metrics and not settings.metrics.endswith(":0"):
         wanted.append((settings.metrics, socket.SOCK_STREAM))
-    running = is_held(Names(settings.instance).lock("supervisor"))
+    names = Names(settings.instance)
+    # Workers answer on when their supervisor has died, and leave once the next one's are there: that is us.
+    running = any(is_held(names.lock(who)) for who in ("supervisor", *(f"slot{n}" for n in range(layout.SLOTS))))
     for text, kind in wanted:
         name = f"{'udp' if kind == socket.SOCK_DGRAM else 'tcp'} {text}"
         try:

@@ -33,7 +33,13 @@ TOOLS = frozenset({"status", "lookup", "wait", "locks", "scale"})
 EVERY = DAEMONS | TOOLS
 
 GENERAL, DNS, SOURCES, ETCD, LOGGING = "General", "DNS service", "Sources", "etcd", "Logging"
-GROUPS = (GENERAL, SOURCES, ETCD, DNS, LOGGING)
+ANSWERS, ABUSE = "Answers", "Abuse"
+GROUPS = (GENERAL, SOURCES, ETCD, DNS, ANSWERS, ABUSE, LOGGING)
+#: Networks whose addresses nobody on the internet can forge usefully: no victim to reflect to.
+NOT_LIMITED = (
+    "127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7",
+    "fe80::/10",
+)  # fmt: skip
 
 
 def row(
@@ -203,6 +209,81 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         row("Serve /metrics (Prometheus), /health and /ready here; empty: nowhere.", DNS, SERVING, form=values.METRICS),
     ] = ""
+
+    freebind: Annotated[
+        Literal["on", "off"],
+        row("Listen on addresses that no interface has yet.", DNS, SERVING),
+    ] = "off"
+
+    order: Annotated[
+        Literal["rotate", "fixed", "random"],
+        row("Order of the addresses in an answer: another first one each time, as stored, or any.", ANSWERS, SERVING),
+    ] = "rotate"
+    max_answers: Annotated[
+        int,
+        row(
+            "Addresses in an answer at most, each as often as the others; 0: all. With order = fixed the first ones.",
+            ANSWERS, SERVING, ge=0, le=65535,
+        ),
+    ] = 0  # fmt: skip
+    stale_after: Annotated[
+        float,
+        row(
+            "Tell in answers (extended error 3) once the source has been silent for so long; 0: never.",
+            ANSWERS, SERVING, unit="seconds", ge=0, le=31536000,
+        ),
+    ] = 60.0  # fmt: skip
+    identity: Annotated[
+        str,
+        row(
+            "What NSID and id.server say, followed by worker and generation.",
+            ANSWERS, SERVING, form=values.TEXT, default_text="the host's name",
+        ),
+    ] = ""  # fmt: skip
+    chaos: Annotated[
+        Literal["on", "off"],
+        row(
+            "Answer id.server, version.server, generation.server and revision.server in class CHAOS.", ANSWERS, SERVING
+        ),
+    ] = "on"
+    cookie_secret: Annotated[
+        list[str],
+        row(
+            "Secret of DNS cookies (RFC 9018), the same on all machines that share an address. The first one signs, "
+            "all are accepted: put a new one in front, drop the old one an hour later.",
+            ANSWERS, SERVING, form=values.COOKIE_SECRET, flag=False, secret=True, default_text="drawn at start",
+        ),
+    ] = []  # fmt: skip
+
+    rrl_rate: Annotated[
+        float,
+        row(
+            "Answers a second over UDP to one network (/24 or /56), all workers together; 0: no limit. Clients with a "
+            "valid cookie are not limited.",
+            ABUSE, SERVING, unit="answers a second", ge=0, le=1000000,
+        ),
+    ] = 200.0  # fmt: skip
+    rrl_slip: Annotated[
+        int,
+        row(
+            "Of the answers beyond rrl_rate, send every so manieth truncated, so that real clients come back by TCP; "
+            "0: none, 1: all.",
+            ABUSE, SERVING, ge=0, le=10,
+        ),
+    ] = 2  # fmt: skip
+    rrl_exempt: Annotated[
+        list[str],
+        row(
+            "Networks that are not limited.",
+            ABUSE, SERVING, form=values.NETWORK, default_text="loopback, private and link-local networks",
+        ),
+    ] = msgspec.field(default_factory=lambda: list(NOT_LIMITED))  # fmt: skip
+    refuse: Annotated[
+        list[str], row("Clients that get REFUSED.", ABUSE, SERVING, form=values.NETWORK)
+    ] = []  # fmt: skip
+    drop: Annotated[
+        list[str], row("Clients that get no answer.", ABUSE, SERVING, form=values.NETWORK)
+    ] = []  # fmt: skip
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],

@@ -120,6 +120,19 @@ def _folder(text: str) -> str:
     return str(Path(text))
 
 
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError("it is not a network, or has bits beside its prefix") from None
+
+
+def _cookie_secret(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{32}", text):
+        raise ValueError("it does not have 32 hexadecimal digits")
+    return text.lower()
+
+
 def _text(text: str) -> str:
     if not text.isprintable():
         raise ValueError("it has control characters")
@@ -133,4 +146,6 @@ ZONE = Form("ZONE", "a domain name, as in example.test", zone_name)
 SOURCE = Form("URL", "file:PATH or etcd://HOST:PORT[,HOST:PORT]/PREFIX?schema=skydns|records", source_url)
 FILE = Form("FILE", "the path of a file", _file)
 FOLDER = Form("FOLDER", "the path of a folder", _folder)
+NETWORK = Form("NETWORK", "a network, as in 192.0.2.0/24 or 2001:db8::/32", _network)
+COOKIE_SECRET = Form("HEX", "16 bytes in hexadecimal, as `openssl rand -hex 16` prints", _cookie_secret)
 TEXT = Form("TEXT", "a line of text", _text)

@@ -1,20 +1,24 @@
 from collections.abc import Callable
 
-from shm._atomic import Words
+from server._answer import Terms
+from server._counters import Counters
+from server._limits import Networks, RateLimiter
 from shm._table import Table
-
-class Counters:
-    def __init__(self, words: Words) -> None: ...
-    def count(self, packet: bytes, reply: bytes | None, ipv6: bool = False) -> None: ...
 
 class Batch:
     def __init__(
-        self, max_udp_size: int, reference: Callable[[bytes, Table | None], bytes | None], counters: Counters
+        self,
+        terms: Terms,
+        reference: Callable[[bytes, Table | None, bytes, int, bool], bytes | None],
+        counters: Counters,
+        limiter: RateLimiter | None = None,
+        refuse: Networks | None = None,
+        drop: Networks | None = None,
+        turn: int = 0,
+        random_turns: bool = False,
     ) -> None: ...
-    def receive(self, fd: int) -> int: ...
+    def receive(self, fd: int, packet_info: bool = False) -> int: ...
     @property
     def error(self) -> int: ...
     def answer(self, table: Table | None) -> None: ...
     def send(self, fd: int) -> int: ...
-
-def answer_packet(packet: bytes, table: Table, max_udp_size: int, stream: bool = False) -> bytes | None: ...

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import secrets
+import socket
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
-from server.answer import Policy
 from server.control import ControlSocket
 from server.exporter import run_exporter
+from server.policy import Policy
 from server.sockets import Address
 from server.stream import StreamLimits, run_stream
 from server.supervisor import Plan, Supervisor
+from server.worker import Limits
 from shm.board import Board
 from shm.errors import StandoffError
 from shm.segment import LockFile, Names
@@ -41,6 +44,30 @@ class ServerSettings(Protocol):
     def tcp_idle(self) -> float: ...
     @property
     def drain_timeout(self) -> float: ...
+    @property
+    def freebind(self) -> str: ...
+    @property
+    def order(self) -> str: ...
+    @property
+    def max_answers(self) -> int: ...
+    @property
+    def chaos(self) -> str: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def cookie_secret(self) -> list[str]: ...
+    @property
+    def rrl_rate(self) -> float: ...
+    @property
+    def rrl_slip(self) -> int: ...
+    @property
+    def rrl_exempt(self) -> list[str]: ...
+    @property
+    def refuse(self) -> list[str]: ...
+    @property
+    def drop(self) -> list[str]: ...
+    @property
+    def stale_after(self) -> float: ...
 
 
 def serve(settings: ServerSettings) -> int:
@@ -65,7 +92,16 @@ def serve(settings: ServerSettings) -> int:
 
 def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
     addresses = tuple(Address(host, port) for host, port in settings.listen_addresses)
-    policy = Policy(max_udp_size=settings.max_udp_size)
+    policy = _policy(settings)
+    access = Limits(
+        rate=settings.rrl_rate,
+        slip=settings.rrl_slip,
+        exempt=tuple(settings.rrl_exempt),
+        refuse=tuple(settings.refuse),
+        drop=tuple(settings.drop),
+        stale_after_s=settings.stale_after,
+        random_turns=settings.order == "random",
+    )
     limits = StreamLimits(clients=settings.tcp_clients, idle_s=settings.tcp_idle)
     metrics = Address(*settings.metrics_address) if settings.metrics_address else None
     return Plan(
@@ -73,11 +109,30 @@ def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
         addresses=addresses,
         workers=settings.workers,
         policy=policy,
+        limits=access,
+        freebind=settings.freebind == "on",
         control_path=settings.control_path,
         drain_timeout_s=settings.drain_timeout,
-        run_stream=lambda listeners: run_stream(settings.instance, listeners, policy, limits, settings.drain_timeout),
+        run_stream=lambda listeners: run_stream(
+            settings.instance, listeners, policy, limits, settings.drain_timeout, access
+        ),
         run_exporter=None if metrics is None else lambda: run_exporter(settings.instance, metrics, _version()),
         lock=lock,
+    )
+
+
+def _policy(settings: ServerSettings) -> Policy:
+    """Secrets that are not given are drawn here: the workers share them, and a restart makes clients ask anew."""
+    given = tuple(bytes.fromhex(secret) for secret in settings.cookie_secret)
+    return Policy(
+        max_udp_size=settings.max_udp_size,
+        rotate=settings.order != "fixed",
+        max_answers=settings.max_answers,
+        chaos=settings.chaos == "on",
+        identity=settings.identity or socket.gethostname(),
+        version=f"standoff {_version()}",
+        cookie_secrets=given or (secrets.token_bytes(16),),
+        keepalive_s=settings.tcp_idle,
     )
 
 

@@ -26,6 +26,9 @@ TCP_BACKLOG = 1024
 SO_RCVBUFFORCE = 33
 SO_SNDBUFFORCE = 32
 SO_ATTACH_REUSEPORT_CBPF = 51
+IP_PKTINFO = 8
+IP_FREEBIND = 15
+IPV6_FREEBIND = 78
 
 
 class BindError(StandoffError):
@@ -51,13 +54,26 @@ class Address:
     def family(self) -> socket.AddressFamily:
         return socket.AF_INET6 if ":" in self.host else socket.AF_INET
 
+    @property
+    def is_wildcard(self) -> bool:
+        """All addresses of the machine."""
+        return self.host in ("0.0.0.0", "::")
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if self.family == socket.AF_INET6 else f"{self.host}:{self.port}"
 
 
-def open_udp(address: Address) -> socket.socket:
-    """A non-blocking datagram socket of the address's SO_REUSEPORT group. Raises BindError."""
-    sock = _open(address, socket.SOCK_DGRAM)
+def open_udp(address: Address, *, freebind: bool = False) -> socket.socket:
+    """A non-blocking datagram socket of the address's SO_REUSEPORT group. Raises BindError.
+
+    freebind: the address may appear on an interface later. A socket for all addresses tells each datagram's own.
+    """
+    sock = _open(address, socket.SOCK_DGRAM, freebind)
+    if address.is_wildcard:
+        if address.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
     for forced, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:
             sock.setsockopt(socket.SOL_SOCKET, forced, UDP_BUFFER_BYTES)
@@ -66,16 +82,21 @@ def open_udp(address: Address) -> socket.socket:
     return sock
 
 
-def open_tcp(address: Address) -> socket.socket:
+def open_tcp(address: Address, *, freebind: bool = False) -> socket.socket:
     """A non-blocking listening stream socket. Raises BindError."""
-    sock = _open(address, socket.SOCK_STREAM)
+    sock = _open(address, socket.SOCK_STREAM, freebind)
     sock.listen(TCP_BACKLOG)
     return sock
 
 
-def _open(address: Address, kind: socket.SocketKind) -> socket.socket:
+def _open(address: Address, kind: socket.SocketKind, freebind: bool) -> socket.socket:
     sock = socket.socket(address.family, kind)
     try:
+        if freebind:
+            ipv6 = address.family == socket.AF_INET6
+            sock.setsockopt(
+                socket.IPPROTO_IPV6 if ipv6 else socket.IPPROTO_IP, IPV6_FREEBIND if ipv6 else IP_FREEBIND, 1
+            )
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if address.family == socket.AF_INET6:
@@ -144,17 +165,18 @@ class SocketTable:
     a worker that goes for good leaves its sockets parked here, for the next worker of its number.
     """
 
-    def __init__(self, addresses: Iterable[Address]) -> None:
+    def __init__(self, addresses: Iterable[Address], *, freebind: bool = False) -> None:
         self.addresses = tuple(addresses)
+        self._freebind = freebind
         self.udp: dict[int, list[socket.socket]] = {}
         self._parked: dict[int, list[socket.socket]] = {}
         self._steered = False
-        self.tcp = [open_tcp(address) for address in self.addresses]
+        self.tcp = [open_tcp(address, freebind=freebind) for address in self.addresses]
 
     def open_for(self, worker: int) -> list[socket.socket]:
         """The sockets of a new worker."""
         parked = self._parked.pop(worker, None)
-        self.udp[worker] = parked or [open_udp(address) for address in self.addresses]
+        self.udp[worker] = parked or [open_udp(address, freebind=self._freebind) for address in self.addresses]
         return self.udp[worker]
 
     def close_for(self, worker: int) -> None:

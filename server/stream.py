@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import socket
@@ -10,11 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server._batch import Counters, answer_packet
-from server.answer import Policy
+from server._answer import answer_packet
+from server._counters import Counters
+from server._limits import Networks
+from server.answerer import Answerer
 from server.orphan import Orphanhood
+from server.policy import Moment, Policy
 from server.sockets import TCP_BACKLOG
-from server.worker import IDLE_S, MAP_ATTEMPTS, reference_for
+from server.worker import IDLE_S, MAP_ATTEMPTS, Limits
 from shm._table import Table
 from shm.board import Board
 from shm.layout import SlotKind
@@ -27,6 +31,9 @@ log = logging.getLogger(__name__)
 WRITE_HIGH_WATER = 256 * 1024
 
 
+EVERYONE = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
     """What clients may take. `idle_s`: seconds without a whole query, or a reply read, until they are cut off."""
@@ -35,38 +42,43 @@ class StreamLimits:
     idle_s: float = 10.0
 
 
-class Answerer:
+class StreamAnswerer:
     """Answers single messages under the read lock."""
 
-    def __init__(self, instance: str, policy: Policy) -> None:
+    def __init__(self, instance: str, policy: Policy, limits: Limits) -> None:
         self._board = Board.attach(instance)
         self.slot = self._board.claim(SlotKind.STREAM, preferred=max(self._board.slots))
         self.orphanhood = Orphanhood(self._board, SlotKind.STREAM)
         self._lock = ReadLock(self._board, self.slot)
         self._tables = TableReader(self._board, self.slot)
-        self._policy = policy
         self._counters = Counters(self.slot.words)
-        self._reference = reference_for(policy, lambda: self.slot.add("table_damaged"), stream=True)
+        self._answerer = Answerer(policy, self._board, self.slot, limits.stale_after_s)
+        self._refuse = Networks(limits.refuse)
+        self.drop = Networks(limits.drop)
+        self._turn = 0
         self._adopted = 0
 
     def beat(self) -> None:
         """Show a sign of life, map what was announced, and pass the lock once (R2)."""
         self.slot.set("heartbeat_ns", time.monotonic_ns())
+        self._answerer.tick()
         self._with_table(lambda _: None)
 
-    def answer(self, packet: bytes, *, ipv6: bool) -> bytes | None:
+    def answer(self, packet: bytes, address: bytes) -> bytes | None:
         """The reply, or None where silence is right."""
-        reply = self._with_table(lambda table: self._reply(packet, table))
-        self._counters.count(packet, reply, ipv6)
+        self._turn += 1
+        moment = self._answerer.moment(address, self._turn, stream=True, prohibited=address in self._refuse)
+        reply = self._with_table(lambda table: self._reply(packet, table, moment))
+        self._counters.count(packet, reply, len(address) == 16)
         return reply
 
-    def _reply(self, packet: bytes, table: Table | None) -> bytes | None:
-        if table is not None:
-            reply = answer_packet(packet, table, self._policy.max_udp_size, stream=True)
+    def _reply(self, packet: bytes, table: Table | None, moment: Moment) -> bytes | None:
+        if table is not None and not moment.prohibited:
+            reply = answer_packet(packet, table, self._answerer.terms.at(moment), moment)
             if reply is not None:
                 return reply or None
         self.slot.add("declined")
-        return self._reference(packet, table)
+        return self._answerer.answer(packet, table, moment)
 
     def _with_table(self, use: Callable[[Table | None], bytes | None]) -> bytes | None:
         for _ in range(MAP_ATTEMPTS):
@@ -76,8 +88,7 @@ class Answerer:
                     result = use(self._tables.active(live))
                     if live != self._adopted:
                         self._adopted = live
-                        self.slot.set("revision", self._tables.revision(live))
-                        self.slot.set("generation", live >> 1)
+                        self._answerer.adopt(live >> 1, self._tables.revision(live))
                 return result
             except NotMapped:
                 continue
@@ -95,7 +106,7 @@ class Client(asyncio.Protocol):
         self._server = server
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
-        self._ipv6 = False
+        self._address = b""
         self._paused = False
         self._ended = False
         self.last_progress = time.monotonic()
@@ -104,9 +115,9 @@ class Client(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        sock = transport.get_extra_info("socket")
-        self._ipv6 = sock is not None and sock.family == socket.AF_INET6
-        if not self._server.admit(self):
+        peer = transport.get_extra_info("peername") or ("0.0.0.0",)
+        self._address = ipaddress.ip_address(peer[0].partition("%")[0]).packed
+        if self._address in self._server.answerer.drop or not self._server.admit(self):
             transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -148,7 +159,7 @@ class Client(asyncio.Protocol):
                 break
             packet = bytes(self._buffer[at + 2 : at + 2 + length])
             at += 2 + length
-            reply = self._server.answerer.answer(packet, ipv6=self._ipv6)
+            reply = self._server.answerer.answer(packet, self._address)
             self.last_progress = time.monotonic()
             if reply is None:
                 transport.close()  # not a query: whoever sends this over TCP has nothing to lose
@@ -166,7 +177,7 @@ class Client(asyncio.Protocol):
 class StreamServer:
     """All clients of the listening sockets."""
 
-    def __init__(self, answerer: Answerer, limits: StreamLimits, drain_timeout_s: float) -> None:
+    def __init__(self, answerer: StreamAnswerer, limits: StreamLimits, drain_timeout_s: float) -> None:
         self.answerer = answerer
         self._limits = limits
         self._drain_timeout_s = drain_timeout_s
@@ -191,9 +202,7 @@ class StreamServer:
         """Until SIGTERM; then what has been asked is answered."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        servers = [
-            await loop.create_server(lambda: Client(self), sock=sock, backlog=TCP_BACKLOG) for sock in listeners
-        ]
+        servers = [await loop.create_server(lambda: Client(self), sock=sock, backlog=TCP_BACKLOG) for sock in listeners]
         beating = asyncio.create_task(self._beat())
         await self._stop.wait()
         for server in servers:
@@ -218,10 +227,15 @@ class StreamServer:
 
 
 def run_stream(
-    instance: str, listeners: list[socket.socket], policy: Policy, limits: StreamLimits, drain_timeout_s: float
+    instance: str,
+    listeners: list[socket.socket],
+    policy: Policy,
+    limits: StreamLimits,
+    drain_timeout_s: float,
+    access: Limits = EVERYONE,
 ) -> int:
     """The stream worker's main; its exit status."""
-    answerer = Answerer(instance, policy)
+    answerer = StreamAnswerer(instance, policy, access)
 
     async def serve() -> None:
         await StreamServer(answerer, limits, drain_timeout_s).run(listeners)

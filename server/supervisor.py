@@ -12,18 +12,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from server.answer import Policy
 from server.control import ControlSocket
 from server.culprit import StackFile
 from server.handover import Handover
+from server.policy import Policy
 from server.sockets import Address, SocketTable
 from server.supervision import Action, Close, Finish, Kill, Kind, Report, Role, Start, Steer, Supervision, Terminate
 from server.watch import LockWatch
-from server.worker import LEAKED, WorkerSetup, run_worker
+from server.worker import LEAKED, Limits, WorkerSetup, run_worker
 from shm import layout
 from shm.board import Board, WordView
 from shm.layout import SlotKind
@@ -46,6 +46,8 @@ class Plan:
     addresses: tuple[Address, ...]
     workers: int
     policy: Policy
+    limits: Limits
+    freebind: bool
     control_path: Path
     drain_timeout_s: float
     run_stream: Callable[[list[socket.socket]], int]
@@ -61,7 +63,7 @@ class Supervisor:
         self._board = board
         self._page = board.own_page(layout.SUPERVISOR_PAGE)
         self._words = WordView(self._page, layout.SUPERVISOR_WORDS)
-        self._sockets = SocketTable(plan.addresses)
+        self._sockets = SocketTable(plan.addresses, freebind=plan.freebind)
         self._handovers: dict[int, Handover] = {}
         self._tree = Supervision(
             plan.workers, exporter=plan.run_exporter is not None, drain_timeout_s=plan.drain_timeout_s
@@ -323,7 +325,10 @@ class Supervisor:
         if role.kind is Kind.EXPORTER:
             assert plan.run_exporter is not None
             return plan.run_exporter()
-        setup = WorkerSetup(plan.instance, role.index, self._sockets.udp, handover, plan.policy, plan.drain_timeout_s)
+        policy = replace(plan.policy, identity=f"{plan.policy.identity}/{role.index}")
+        setup = WorkerSetup(
+            plan.instance, role.index, self._sockets.udp, handover, policy, plan.limits, plan.drain_timeout_s
+        )
         return run_worker(setup)
 
 

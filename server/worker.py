@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import select
 import signal
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from server._batch import Batch, Counters
-from server.answer import Policy, answer
+from server._batch import Batch
+from server._counters import Counters
+from server._limits import Networks, RateLimiter
+from server.answerer import Answerer
 from server.culprit import stack_of
 from server.handover import Handover
 from server.orphan import Orphanhood
-from shm._table import Table
+from server.policy import Policy
 from shm.board import Board
 from shm.errors import NestedRead, StandoffError
 from shm.layout import SlotKind
@@ -34,12 +36,35 @@ IDLE_S = 0.020
 #: A worker whose heartbeat is older than this has its sockets drained by the next live one.
 NEIGHBOUR_STALE_NS = 50_000_000
 HOUSEKEEPING_NS = 10_000_000
+#: Batches of one socket between two heartbeats, at most: under full load what is done between batches costs a twentieth
+#: as much as the batch. Eight take about a millisecond.
+ROUNDS = 8
 #: Set for drills and tests only (server/faults.py).
 FAULTS_VARIABLE = "STANDOFF_FAULTS"
 #: Looks at a table that is announced but not mapped yet, before the batch gets SERVFAIL.
 MAP_ATTEMPTS = 3
 #: Exit status of a worker that found at its next read that it had never left the last: the supervisor counts it.
 LEAKED = 71
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Who is answered, and how often.
+
+    rate        replies a second to one network, shared by all workers; 0 = unlimited
+    slip        every so manieth reply beyond that goes out truncated
+    exempt, refuse, drop  networks
+    stale_after_s  the source's silence after which answers say so (EDE 3); 0 = never
+    random_turns   rotation begins anywhere, not at the next address
+    """
+
+    rate: float = 0.0
+    slip: int = 2
+    exempt: tuple[str, ...] = ()
+    refuse: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    stale_after_s: float = 0.0
+    random_turns: bool = False
 
 
 @dataclass(slots=True)
@@ -51,22 +76,8 @@ class WorkerSetup:
     sockets: dict[int, list[socket.socket]]
     handover: Handover | None = None
     policy: Policy = field(default_factory=Policy)
+    limits: Limits = field(default_factory=Limits)
     drain_timeout_s: float = 5.0
-
-
-def reference_for(
-    policy: Policy, damaged: Callable[[], None], *, stream: bool = False
-) -> Callable[[bytes, Table | None], bytes | None]:
-    """The reference answerer as the hot path calls it: it never raises, whatever a packet or a table does to it."""
-
-    def reference(packet: bytes, table: Table | None) -> bytes | None:
-        try:
-            return answer(packet, table, policy, stream=stream, on_damage=damaged)
-        except Exception:
-            log.exception("no answer to %s", packet[:64].hex())
-            return None
-
-    return reference
 
 
 class Worker:
@@ -79,16 +90,28 @@ class Worker:
         self._slot = self._board.claim(SlotKind.WORKER, setup.index, preferred=setup.index)
         self._lock = ReadLock(self._board, self._slot)
         self._tables = TableReader(self._board, self._slot)
-        reference = reference_for(setup.policy, lambda: self._slot.add("table_damaged"))
-        self._batch = Batch(setup.policy.max_udp_size, reference, Counters(self._slot.words))
+        self._answerer = Answerer(setup.policy, self._board, self._slot, setup.limits.stale_after_s)
+        limits = setup.limits
+        self._limiter = RateLimiter(limits.rate / len(setup.sockets), limits.slip, Networks(limits.exempt))
+        self._batch = Batch(
+            self._answerer.terms,
+            self._answerer.reference,
+            Counters(self._slot.words),
+            self._limiter,
+            Networks(limits.refuse),
+            Networks(limits.drop),
+            turn=random.getrandbits(32),
+            random_turns=limits.random_turns,
+        )
         self._adopted = 0
+        self._shares = len(setup.sockets)
         self._running = True
         self._orphanhood = Orphanhood(self._board, SlotKind.WORKER, setup.index)
-        self._neighbours: list[int] = []  # descriptors
+        self._neighbours: list[Reading] = []
         self._checked_ns = 0
         self._poll = select.poll()
-        self._own = [sock.fileno() for sock in self._sockets[setup.index]]
-        for fd in self._own:
+        self._own = [_reading(sock) for sock in self._sockets[setup.index]]
+        for fd, _ in self._own:
             self._poll.register(fd, select.POLLIN)
         signal.signal(signal.SIGTERM, self._on_stop)
         self._faults: Faults | None = None
@@ -119,7 +142,7 @@ class Worker:
         No supervisor keeps it: what comes in between is lost, and what came from then to our end would be.
         """
         for sock in [sock for sockets in self._sockets.values() for sock in sockets]:
-            while time.monotonic() < deadline and self._serve(sock.fileno()):
+            while time.monotonic() < deadline and self._serve(*_reading(sock)):
                 pass
             sock.close()
 
@@ -134,17 +157,20 @@ class Worker:
                 self._faults.strike()
         self._tables.refresh()
         busy = False
-        for sock in self._own:
-            busy |= self._serve(sock)
-        for sock in self._neighbours:
-            if self._serve(sock):
+        for sock, packet_info in self._own:
+            for _ in range(ROUNDS):
+                if not self._serve(sock, packet_info):
+                    break
+                busy = True
+        for sock, packet_info in self._neighbours:
+            if self._serve(sock, packet_info):
                 busy = True
                 self._slot.add("neighbour_batches")
         return busy
 
-    def _serve(self, sock: int) -> bool:
+    def _serve(self, sock: int, packet_info: bool) -> bool:
         batch = self._batch
-        if not batch.receive(sock):
+        if not batch.receive(sock, packet_info):
             if batch.error:
                 self._slot.add("receive_errors")
             return False
@@ -170,8 +196,7 @@ class Worker:
     def _adopt(self, live: int) -> None:
         """Tell what this worker answers from, for `standoff wait`. In the lock: the revision is the table's."""
         self._adopted = live
-        self._slot.set("revision", self._tables.revision(live))
-        self._slot.set("generation", live >> 1)
+        self._answerer.adopt(live >> 1, self._tables.revision(live))
 
     def _idle(self) -> None:
         """Pass the lock once (R2) and sleep until a query comes."""
@@ -191,22 +216,27 @@ class Worker:
             self._setup.handover.close()
             self._setup.handover = None
         stale = self._stale_neighbours(now)
-        for fd in set(self._neighbours) - set(stale):
+        for fd, _ in set(self._neighbours) - set(stale):
             self._poll.unregister(fd)
-        for fd in set(stale) - set(self._neighbours):
+        for fd, _ in set(stale) - set(self._neighbours):
             self._poll.register(fd, select.POLLIN)
         self._neighbours = stale
+        self._answerer.tick()
+        if len(self._sockets) != self._shares:
+            self._shares = len(self._sockets)
+            if self._limiter.enabled:
+                self._limiter.set_rate(self._setup.limits.rate / self._shares)
         if self._running and self._orphanhood.must_leave():
             self._running = False
 
-    def _stale_neighbours(self, now: int) -> list[int]:
+    def _stale_neighbours(self, now: int) -> list[Reading]:
         """Sockets of the workers before us that show no sign of life: we are the next live one after them."""
         others = len(self._sockets)
         if others < 2:
             return []
         if self._orphanhood.orphaned:
             # The workers of the next supervisor have other sockets: a heartbeat of theirs says nothing about ours.
-            return [s.fileno() for index in self._sockets if index != self._setup.index for s in self._sockets[index]]
+            return [_reading(s) for index in self._sockets if index != self._setup.index for s in self._sockets[index]]
         beats = dict.fromkeys(self._sockets, 0)
         for number in self._board.slots:
             slot = self._board.slot(number)
@@ -215,13 +245,21 @@ class Worker:
                 beats[index] = max(beats[index], slot.get("heartbeat_ns"))
         order = sorted(self._sockets)
         at = order.index(self._setup.index)
-        stale: list[int] = []
+        stale: list[Reading] = []
         for step in range(1, others):
             neighbour = order[at - step]
             if now - beats[neighbour] < NEIGHBOUR_STALE_NS:
                 break
-            stale += [sock.fileno() for sock in self._sockets[neighbour]]
+            stale += [_reading(sock) for sock in self._sockets[neighbour]]
         return stale
+
+
+#: A socket to read: its descriptor, and whether it is bound to all addresses (then replies need the packet's own).
+Reading = tuple[int, bool]
+
+
+def _reading(sock: socket.socket) -> Reading:
+    return sock.fileno(), sock.getsockname()[0] in ("0.0.0.0", "::")
 
 
 def run_worker(setup: WorkerSetup) -> int:

@@ -217,7 +217,7 @@ class DropReason(enum.IntEnum):
     SHORT = 0
     RESPONSE = 1
     UNANSWERABLE = 2
-    OTHER = 3
+    LIMITED = 3  # response rate limiting
 
 
 def counter_offsets() -> dict[str, tuple[int, int]]:

@@ -15,17 +15,19 @@ import random
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import dns.exception
 
 from server import _batch
-from server._batch import Batch, Counters
+from server._batch import Batch
+from server._counters import Counters
+from server.answer import answer
 from server.sockets import UDP_BUFFER_BYTES
 from shm._atomic import Words
 from shm._table import Table
 from shm.layout import PAGE
-from tests.support.answerers import MAX_UDP_SIZE, hot_path, reference
+from tests.support.answerers import POLICY, TERMS, UDP, hot_path, reference
 from tests.support.mutation import Mutator
 from tests.support.packets import parsed
 from tests.support.tables import example_table
@@ -68,21 +70,24 @@ class Fuzzer:
             sock.bind(("127.0.0.1", 0))
             sock.setblocking(False)
         self._client.connect(self._server.getsockname())
-        self._batch = Batch(MAX_UDP_SIZE, self._decline, Counters(Words(bytearray(PAGE), writable=True)))
+        self._batch = Batch(TERMS, self._decline, Counters(Words(bytearray(PAGE), writable=True)))
 
-    def _decline(self, packet: bytes, table: Table | None) -> bytes | None:
+    def _decline(self, packet: bytes, table: Table | None, address: bytes, turn: int, refused: bool) -> bytes | None:
         """The reference, as the batch calls it. A packet that the hot path changed before it declined is a new one."""
         self.declined += 1
         expected = self._expected.get(packet)
-        return (reference(packet, table) if expected is None else expected) or None
+        return (self._reference(packet, turn) if expected is None else expected) or None
+
+    def _reference(self, packet: bytes, turn: int) -> bytes:
+        return answer(packet, self.table, POLICY, replace(UDP, turn=turn)) or b""
 
     def run(self, packets: list[bytes]) -> None:
         """A batch. Raises Difference."""
         expected = []
         self._expected.clear()
-        for packet in packets:
+        for turn, packet in enumerate(packets, self.done):
             received = packet[:LONGEST_QUERY]
-            reply = reference(received, self.table) or b""
+            reply = self._reference(received, turn)
             self._expected[received] = reply
             if reply:
                 expected.append((received, reply))

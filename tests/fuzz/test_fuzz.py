@@ -22,7 +22,7 @@ from tests.support import sanitized
 
 MINUTES = float(os.environ.get("STANDOFF_FUZZ_MINUTES") or 0)
 SEED = int(os.environ.get("STANDOFF_SEED") or random.SystemRandom().randrange(1, 2**32))
-PACKETS = 1_000_000
+PACKETS = int(os.environ.get("STANDOFF_FUZZ_PACKETS") or 1_000_000)
 PARTS = min(4, len(os.sched_getaffinity(0)))
 #: Seconds; for a run that hangs, not a claim about speed.
 PATIENCE_S = 1500 + 60 * MINUTES

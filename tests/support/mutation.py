@@ -10,6 +10,8 @@ import random
 import struct
 from collections.abc import Iterator
 
+from server.edns import cookie_for, option
+from tests.support.answerers import POLICY, UDP
 from tests.support.tables import DEEPEST, EDGES, LONGEST, wire
 
 NAMES = [
@@ -29,6 +31,18 @@ EDGE_NAMES = [wire(f"edge{size}.example.test.") for size in EDGES]
 TYPES = (*(1,) * 8, *(28,) * 4, *(16,) * 3, *(2, 5, 6, 12, 15, 33, 43, 41, 0, 39, 64, 65, 257, 65535), *range(251, 256))
 TXT = 16
 HEADER = struct.Struct("!6H")
+#: NSID, a client's cookie, a server's cookie of ours, ZONEVERSION, keepalive: what the hot path knows.
+GOOD_OPTIONS = tuple(
+    option(code, data)
+    for code, data in (
+        (3, b""),
+        (10, b"01234567"),
+        (10, cookie_for(b"01234567", UDP.address, POLICY.cookie_secrets, UDP.now_s - 60)[0]),
+        (10, cookie_for(b"01234567", UDP.address, POLICY.cookie_secrets[1:], UDP.now_s - 2000)[0]),
+        (19, b""),
+        (11, b""),
+    )
+)
 SIZES = (0, 1, 11, 12, 511, 512, 513, 1231, 1232, 1233, 4096, 65535)
 
 
@@ -107,9 +121,12 @@ class Mutator:
     def _options(self) -> bytes:
         parts = []
         for _ in range(self._chance.randrange(1, 3)):
+            if self._random() < 0.4:
+                parts.append(self._choice(GOOD_OPTIONS))
+                continue
             data = self._chance.randbytes(self._choice((0, 1, 4, 8, 24, 300)))
             length = len(data) if self._random() < 0.93 else self._choice((0, 1, len(data) + 1, 65535))
-            parts.append(struct.pack("!HH", self._choice((3, 8, 10, 12, 15, 65001)), length) + data)
+            parts.append(struct.pack("!HH", self._choice((3, 8, 10, 11, 12, 15, 19, 65001)), length) + data)
         return b"".join(parts)
 
     def _record(self) -> bytes:

@@ -13,7 +13,10 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ("shm/_atomic", "shm/_section", "shm/_table", "server/_batch")
+MODULES = (
+    "shm/_atomic", "shm/_section", "shm/_table",
+    "server/_answer", "server/_counters", "server/_limits", "server/_batch",
+)  # fmt: skip
 FLAGS = (
     "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-w",
     "-fPIC", "-shared", "-Ishm", "-Iserver",

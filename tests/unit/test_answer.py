@@ -9,7 +9,8 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 
-from server.answer import Policy, answer
+from server.answer import answer
+from server.policy import DEFAULT_POLICY, Moment, Policy
 from shm.layout import NodeFlag
 from shm.node import pack
 from tests.support.packets import parsed, query
@@ -21,7 +22,7 @@ QR, AA, TC, RD = dns.flags.QR, dns.flags.AA, dns.flags.TC, dns.flags.RD
 def ask(name: str, type_: str = "A", *, stream: bool = False, **options: object) -> dns.message.Message:
     """The reply, as dnspython reads it; names may leave out the zone."""
     full = name if name.endswith(".") else f"{name}.example.test."
-    reply = answer(query(full, type_, **options), example_table(), Policy(), stream=stream)  # type: ignore[arg-type]
+    reply = answer(query(full, type_, **options), example_table(), DEFAULT_POLICY, Moment(stream=stream))  # type: ignore[arg-type]
     assert reply is not None
     limit = 65535 if stream else max(512, int(options.get("edns") or 512))  # type: ignore[call-overload]
     assert len(reply) <= limit
@@ -73,6 +74,18 @@ POSITIVE = {
 }
 
 
+#: What goes along in the additional section.
+ADDRESSES = {
+    ("example.test.", "MX"): ["mail.example.test. A 192.0.2.25"],
+    ("example.test.", "NS"): [
+        "ns1.example.test. A 192.0.2.53",
+        "ns1.example.test. AAAA 2001:db8::53",
+        "ns2.other.test. A 192.0.2.54",
+    ],
+    ("_sip._tcp", "SRV"): ["a.example.test. A 192.0.2.1"],
+}
+
+
 @pytest.mark.parametrize(("name", "type_"), POSITIVE, ids=lambda value: str(value)[:30])
 @pytest.mark.parametrize("edns", [None, 1232])
 def test_positive(name: str, type_: str, edns: int | None) -> None:
@@ -81,7 +94,7 @@ def test_positive(name: str, type_: str, edns: int | None) -> None:
     assert reply.flags == QR | AA | RD
     assert section(reply.answer) == POSITIVE[name, type_]
     assert reply.authority == []
-    assert reply.additional == []
+    assert section(reply.additional) == ADDRESSES.get((name, type_), [])
     assert (reply.edns, reply.payload) == ((0, 1232) if edns else (-1, 0))
 
 
@@ -236,7 +249,7 @@ def test_not_ours(name: str) -> None:
 def test_transfers_are_refused(type_: str) -> None:
     packet = bytearray(query("example.test."))
     packet[-3] = 252 if type_ == "AXFR" else 251
-    reply = answer(bytes(packet), example_table(), Policy(), stream=True)
+    reply = answer(bytes(packet), example_table(), DEFAULT_POLICY, Moment(stream=True))
     assert reply is not None
     assert reply[3] & 15 == dns.rcode.REFUSED
 
@@ -255,7 +268,7 @@ def test_the_do_bit_comes_back() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_without_a_table_servfail(stream: bool) -> None:
-    reply = answer(query("a.example.test.", edns=1232), None, Policy(), stream=stream)
+    reply = answer(query("a.example.test.", edns=1232), None, DEFAULT_POLICY, Moment(stream=stream))
     assert reply is not None
     assert parsed(reply).rcode() == dns.rcode.SERVFAIL
 
@@ -275,7 +288,7 @@ def test_a_zone_may_be_near_the_root(apex: str) -> None:
 def test_a_long_chain_of_aliases_is_cut() -> None:
     text = "@ 60 SOA a b 1 1 1 1 1\n@ 60 NS a\n" + "".join(f"c{i} 60 CNAME c{i + 1}\n" for i in range(100))
     table = make_table(compile_zone("example.test.", text))
-    reply = answer(query("c0.example.test."), table, Policy(), stream=True)
+    reply = answer(query("c0.example.test."), table, DEFAULT_POLICY, Moment(stream=True))
     assert reply is not None
     assert len(parsed(reply).answer) == 16
 

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from server._batch import Counters
+from server._counters import Counters
 from server.answer import Policy, answer
 from server.exporter import Exporter
 from server.sockets import Address

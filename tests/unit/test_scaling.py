@@ -41,6 +41,18 @@ class Settings:
     tcp_idle: float = 5.0
     drain_timeout: float = 1.0
     log_level: str = "warning"
+    freebind: str = "off"
+    order: str = "fixed"
+    max_answers: int = 0
+    chaos: str = "on"
+    identity: str = "test"
+    cookie_secret: tuple[str, ...] = ()
+    rrl_rate: float = 0.0
+    rrl_slip: int = 2
+    rrl_exempt: tuple[str, ...] = ()
+    refuse: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    stale_after: float = 0.0
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from server.answer import Policy
+from server.answer import answer
+from server.policy import Moment, Policy
 from server.sockets import Address, open_tcp
 from server.stream import StreamLimits, run_stream
+from shm._table import Table
 from shm.board import Board
 from shm.tables import TableWriter
-from tests.support.answerers import reference
 from tests.support.instances import fresh_instance
 from tests.support.packets import parsed, query
 from tests.support.processes import Child, child, drive, wait_for
@@ -25,6 +26,13 @@ from tests.support.tables import example_blocks, example_table
 PATIENCE_S = 20.0
 CLIENTS = 8
 IDLE_S = 1.0
+
+POLICY = Policy()
+
+
+def reference(packet: bytes, table: Table, stream: bool) -> bytes:
+    """With the addresses in their stored order."""
+    return answer(packet, table, POLICY, Moment(stream=stream)) or b""
 
 
 class Service:
