@@ -192,7 +192,7 @@ class Service:
 
     def said(self) -> str:
         """The end of what the processes printed."""
-        return self.log.read_text(errors="replace")[-6000:]
+        return self.log.read_text(errors="replace")[-6000:] if self.log.exists() else ""
 
 
 def free_port() -> int:
