@@ -193,7 +193,16 @@ def test_what_is_not_a_node_block_is_refused(junk: bytes) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [b"", b"a", b"\x01a", b"\x01a\x00\x00", b"\x40" + b"a" * 64 + b"\x00", b"\xc0\x0c", b"\x01a" * 128 + b"\x00"],
+    [
+        b"",
+        b"a",
+        b"\x01a",
+        b"\x01a\x00\x00",
+        b"\x40" + b"a" * 64 + b"\x00",
+        b"\xc0\x0c",
+        b"\x01a" * 128 + b"\x00",
+        (b"\x3f" + b"a" * 63) * 3 + b"\x3e" + b"a" * 62 + b"\x00",
+    ],
 )
 def test_what_is_not_a_name_is_refused(name: bytes) -> None:
     table = make_table([])
