@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -73,6 +74,7 @@ class LoaderSettings(Protocol):
 
 def load(settings: LoaderSettings, progress: ProgressBar | None = None) -> int:
     """Mirror the sources until told to stop; 0, or 1 with the reason in the log."""
+    gc.disable()  # until the first table is published: what is loaded stays, and looking through it takes seconds
     try:
         return asyncio.run(_Loader(settings, progress).run())
     except (StandoffError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Iterator
@@ -123,6 +124,10 @@ class Publisher:
         await _drive(self._writer.replace(self._zones.all_nodes(), self.revision, self._describe(), names, advance))
         if self._progress is not None:
             self._progress.done()
+        # A million names are some millions of objects: a collection that looks at them all would hold up a change for a
+        # second. They are set aside; what changes from here on is collected as ever.
+        gc.freeze()
+        gc.enable()
         log.info("published %d names at revision %d (%.1f s)", names, self.revision, time.monotonic() - started)
         self.published = True
 
