@@ -99,6 +99,13 @@ def default_runtime_dir() -> Path:
     return first if os.access(first, os.W_OK) else others[0]
 
 
+def default_state_dir() -> Path | None:
+    """Where systemd says, else /var/lib/standoff if we may write there, else none."""
+    given = os.environ.get("STATE_DIRECTORY")
+    folder = Path(given.partition(":")[0]) if given else Path("/var/lib/standoff")
+    return folder if given or os.access(folder, os.W_OK) else None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting of every command, checked. Fields that a command does not take hold their defaults."""
 
@@ -137,6 +144,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             SOURCES, LOADING, form=values.ZONE,
         ),
     ] = []  # fmt: skip
+    state_dir: Annotated[
+        Path | None,
+        row(
+            "Keep the last good copy of each etcd source in this folder, to start from while etcd is away; "
+            "empty: keep none.",
+            SOURCES, LOADING, form=values.FOLDER_OR_NONE,
+            default_text="$STATE_DIRECTORY, or /var/lib/standoff if writable, else none",
+        ),
+    ] = msgspec.field(default_factory=default_state_dir)  # fmt: skip
     default_ttl: Annotated[
         int,
         row("TTL of records that give none.", SOURCES, LOADING, unit="seconds", ge=0, le=604800),

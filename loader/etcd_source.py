@@ -92,6 +92,11 @@ class EtcdSource:
         self._error = ""
         self._logged = ("", 0.0)
 
+    def prime(self, listing: Listing, cluster_id: int, seen_ns: int) -> None:
+        """Before run(): begin with what was known before a restart. What has changed since then comes as Changes."""
+        self._mirror.prime(listing, cluster_id)
+        self._last_seen_ns = seen_ns
+
     @property
     def status(self) -> SourceStatus:
         """A snapshot, cheap enough for every second."""

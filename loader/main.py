@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import time
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,9 @@ from loader.etcd_channel import ClientOptions
 from loader.etcd_source import EtcdSource
 from loader.feed import Feed, Update, etcd_feed
 from loader.files import FileSource
+from loader.kept_source import KeptSource
 from loader.publisher import ProgressBar, Publisher
+from loader.snapshot import Snapshot
 from loader.zone import Zones
 from shm.board import Board
 from shm.errors import StandoffError, TableDamaged
@@ -58,6 +61,8 @@ class LoaderSettings(Protocol):
     def default_ttl(self) -> int: ...
     @property
     def relist_interval(self) -> float: ...
+    @property
+    def state_dir(self) -> Path | None: ...
     @property
     def etcd_user(self) -> str: ...
     @property
@@ -237,7 +242,16 @@ def _feed(url: str, settings: LoaderSettings, zones: list[bytes]) -> Feed:
     if parsed.schema == "skydns" and not zones:
         raise ValueError(f"{url}: schema skydns does not tell zones; give them with --zone")
     source = EtcdSource(parsed, _options(settings, tls=parsed.tls), relist_interval=settings.relist_interval)
-    return etcd_feed(source, parsed, zones)
+    if settings.state_dir is None:
+        return etcd_feed(source, parsed, zones)
+    return etcd_feed(KeptSource(source, _snapshot(settings, url)), parsed, zones)
+
+
+def _snapshot(settings: LoaderSettings, url: str) -> Snapshot:
+    """Of one source of this instance: the name tells sources apart, the URL inside makes sure."""
+    assert settings.state_dir is not None
+    number = zlib.crc32(url.encode())
+    return Snapshot(settings.state_dir / f"{settings.instance}-{number:08x}.sqlite", url)
 
 
 def _options(settings: LoaderSettings, *, tls: bool) -> ClientOptions:

@@ -211,6 +211,11 @@ class Mirror:
         """Of the content."""
         return self.content.revision
 
+    def prime(self, listing: Listing, cluster_id: int) -> None:
+        """Go on from a listing that was kept: watch from its revision, and list only if etcd no longer has that."""
+        self.content.prime(listing, cluster_id)
+        self.listed, self.gap = True, False
+
     def step(self, event: Event, now: float, chance: float = 0.5) -> list[Action]:
         """Take one event at monotonic time now (seconds); chance is a random number in [0, 1) for this step."""
         self._forgive(now)

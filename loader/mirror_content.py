@@ -56,6 +56,11 @@ class Content:
     #: While a comparison runs: (mod_revision, key, stamp before or None) of each event, to undo it.
     log: list[tuple[int, str, int | None]] | None = None
 
+    def prime(self, listing: Listing, cluster_id: int) -> None:
+        """Hold what was held before a restart."""
+        self.held = {put.key: _stamp(put) for put in listing.entries}
+        self.revision, self.cluster_id = listing.revision, cluster_id
+
     def apply(self, events: Sequence[Put | Delete]) -> list[Put | Delete]:
         """Apply a watch's events, whole revisions in order; returns those that were news."""
         news = [event for event in events if event.mod_revision > self.revision]

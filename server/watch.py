@@ -50,7 +50,10 @@ class LockWatch:
 
     def slots(self, pids: Iterable[int]) -> list[tuple[int, SlotView]]:
         """The slots that these processes hold."""
-        slots = {slot.get("pid"): slot for slot in map(self._board.slot, self._board.slots) if slot.get("kind")}
+        taken = [slot for slot in map(self._board.slot, self._board.slots) if slot.get("kind")]
+        # A dead process's page keeps its pid, which may be another's by now: the page that is alive comes last.
+        taken.sort(key=lambda slot: slot.get("heartbeat_ns"))
+        slots = {slot.get("pid"): slot for slot in taken}
         return [(pid, slots[pid]) for pid in pids if pid in slots]
 
     def looks(self, pids: Iterable[int]) -> list[tuple[int, Look]]:

@@ -1,0 +1,195 @@
+"""loader/snapshot.py: what is kept comes back, whatever happens to the file or to the process that writes it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from loader import snapshot as module
+from loader.model import Changes, Delete, Listing, Put
+from loader.snapshot import Saved, Snapshot
+
+SOURCE = "etcd://127.0.0.1:2379/names?schema=records"
+LISTING = Listing([Put("/names/a", b"1", 3), Put("/names/b", b"\xff\0", 4, lease=7)], 5)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "default.sqlite"
+
+
+def keep(path: Path, *items: Listing | Changes, source: str = SOURCE) -> Snapshot:
+    snapshot = Snapshot(path, source)
+    for item in items:
+        snapshot.keep(item, 2**63 + 1, 123)
+    snapshot.close()
+    return snapshot
+
+
+def content(saved: Saved | None) -> dict[str, bytes]:
+    assert saved is not None
+    return {put.key: put.value for put in saved.listing.entries}
+
+
+def test_what_is_kept_comes_back(path: Path) -> None:
+    assert Snapshot(path, SOURCE).load() is None
+    keep(path, LISTING)
+    saved = Snapshot(path, SOURCE).load()
+    assert saved == Saved(LISTING, 2**63 + 1, 123)
+
+
+def test_changes_follow_the_listing(path: Path) -> None:
+    keep(path, LISTING, Changes([Put("/names/c", b"2", 6), Delete("/names/a", 7), Put("/names/c", b"3", 8)], 8))
+    saved = Snapshot(path, SOURCE).load()
+    assert content(saved) == {"/names/b": b"\xff\0", "/names/c": b"3"}
+    assert saved is not None
+    assert saved.listing.revision == 8
+
+
+def test_changes_of_a_later_run_follow_as_well(path: Path) -> None:
+    keep(path, LISTING)
+    keep(path, Changes([Delete("/names/b", 9)], 9))
+    assert content(Snapshot(path, SOURCE).load()) == {"/names/a": b"1"}
+
+
+def test_a_listing_replaces_everything(path: Path) -> None:
+    keep(path, LISTING)
+    keep(path, Listing([Put("/names/z", b"9", 1)], 2))
+    assert content(Snapshot(path, SOURCE).load()) == {"/names/z": b"9"}
+
+
+def test_condition_1_a_file_of_another_kind_is_set_aside(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"precious")
+    assert Snapshot(path, SOURCE).load() is None
+    assert [p.read_bytes() for p in path.parent.glob("*.damaged-*")] == [b"precious"]
+    keep(path, LISTING)
+    assert content(Snapshot(path, SOURCE).load()) == {"/names/a": b"1", "/names/b": b"\xff\0"}
+
+
+def test_condition_1_another_format_is_set_aside(path: Path) -> None:
+    keep(path, LISTING)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {module.FORMAT + 1}")
+    assert Snapshot(path, SOURCE).load() is None
+    assert list(path.parent.glob("*.damaged-*"))
+
+
+def test_condition_2_another_source_is_not_used(path: Path) -> None:
+    keep(path, LISTING)
+    assert Snapshot(path, SOURCE + "2").load() is None
+    assert content(Snapshot(path, SOURCE).load())
+
+
+def test_condition_3_changes_without_a_listing_are_incomplete(path: Path) -> None:
+    keep(path, Changes([Put("/names/c", b"2", 6)], 6))
+    assert Snapshot(path, SOURCE).load() is None
+
+
+def test_condition_3_another_sources_rows_do_not_become_ours(path: Path) -> None:
+    keep(path, LISTING)
+    keep(path, Changes([Put("/names/c", b"2", 6)], 6), source=SOURCE + "2")
+    assert Snapshot(path, SOURCE + "2").load() is None
+
+
+def test_a_damaged_file_is_set_aside(path: Path) -> None:
+    keep(path, Listing([Put(f"/names/{i}", bytes(200), i + 1) for i in range(2000)], 2001))
+    raw = bytearray(path.read_bytes())
+    raw[4096 : len(raw) // 2] = os.urandom(len(raw) // 2 - 4096)
+    path.write_bytes(raw)
+    assert Snapshot(path, SOURCE).load() is None
+    assert list(path.parent.glob("*.damaged-*"))
+
+
+def test_a_write_that_fails_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disk full, read-only: nothing is lost, and the source's note says so meanwhile."""
+    monkeypatch.setattr(module, "RETRY_S", 0.05)
+    monkeypatch.setattr(module, "WRITE_EVERY_S", 0.01)
+    failures = iter([sqlite3.OperationalError("database or disk is full")] * 3)
+    write = Snapshot._write
+
+    def failing(self: Snapshot, connection: sqlite3.Connection, pending: module._Pending) -> None:
+        for error in failures:
+            raise error
+        write(self, connection, pending)
+
+    monkeypatch.setattr(Snapshot, "_write", failing)
+    snapshot = Snapshot(path, SOURCE)
+    snapshot.keep(LISTING, 1, 2)
+    deadline = time.monotonic() + 10
+    while not snapshot.error and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert "disk is full" in snapshot.error
+    snapshot.keep(Changes([Put("/names/c", b"2", 6)], 6), 1, 2)
+    while snapshot.written_revision != 6 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert snapshot.error == ""
+    snapshot.close()
+    assert content(Snapshot(path, SOURCE).load()) == {"/names/a": b"1", "/names/b": b"\xff\0", "/names/c": b"2"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    snapshot = keep(tmp_path / "x" / "y.sqlite", LISTING)
+    assert "cannot be written" in snapshot.error
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from loader import snapshot as module
+from loader.model import Changes, Listing, Put
+module.WRITE_EVERY_S = 0.0
+kept = module.Snapshot(Path(sys.argv[1]), "x")
+kept.keep(Listing([Put(f"k{i}", b"0", 1) for i in range(8)], 1), 1, 1)
+n = 1
+while True:
+    n += 1
+    kept.keep(Changes([Put(f"k{i}", str(n).encode(), n) for i in range(8)], n), 1, 1)
+    while kept.written_revision < n: pass
+    print(n, flush=True)
+"""
+
+
+def test_killed_or_cut_off_at_any_moment(tmp_path: Path) -> None:
+    """SIGKILL of the writer, and a copy of its files as a power cut would leave them: always one whole revision, and
+    none older than what was reported as written."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for round_ in range(6):
+        path = tmp_path / f"{round_}.sqlite"
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        written = int(process.stdout.readline())
+        time.sleep(chance.uniform(0.0, 0.1))
+        cut = tmp_path / f"cut{round_}"
+        cut.mkdir()
+        process.send_signal(signal.SIGSTOP)  # a power cut is one moment for all files
+        os.waitpid(process.pid, os.WUNTRACED)
+        for name in ("", "-wal"):
+            if os.path.exists(f"{path}{name}"):
+                shutil.copy(f"{path}{name}", cut / f"s.sqlite{name}")
+        process.send_signal(signal.SIGCONT)
+        time.sleep(chance.uniform(0.0, 0.02))
+        process.send_signal(signal.SIGKILL)
+        # The last line may have been cut off.
+        reported = [written, *map(int, process.stdout.read().rpartition("\n")[0].split())]
+        process.wait()
+        process.stdout.close()
+        for file, oldest in ((path, reported[-1]), (cut / "s.sqlite", written)):
+            saved = Snapshot(file, "x").load()
+            assert len(set(content(saved).values())) == 1, "one revision, whole"
+            assert saved is not None
+            assert saved.listing.revision >= oldest
