@@ -3,9 +3,9 @@
 #
 #   deploy/prerequisites.sh build [PYTHON]   C compiler, Python's headers, venv: installed with apt when root or with
 #                                            sudo, else named
-#   deploy/prerequisites.sh test             etcd, dnsperf, dig, spin, groff, systemd-nspawn and the like: unpacked into
-#                                            .cache/tools, never installed, so that no daemon starts and nothing of the
-#                                            machine changes; works without root
+#   deploy/prerequisites.sh test             etcd, dnsperf, dig, spin, groff, systemd-nspawn, other name servers to
+#                                            compare with, and the like: unpacked into .cache/tools, never installed, so
+#                                            that no daemon starts and nothing of the machine changes; works without root
 set -eu
 here=$(dirname "$0")
 export DEBIAN_FRONTEND=noninteractive
@@ -89,7 +89,7 @@ prepare_build() {
 
 # ---------------------------------------------------------------- test
 
-# One line a tool: the command, and the packages that hold it (`|` = the older name of the same thing).
+# One line a tool: the command, and the packages that it takes (`|` = the older name of the same thing).
 TEST_TOOLS="etcd etcd-server
 etcdctl etcd-client
 dnsperf dnsperf
@@ -99,7 +99,11 @@ systemd-nspawn systemd-container
 systemd-analyze systemd
 debootstrap debootstrap
 wget wget
-groff groff-base"
+groff groff-base
+named bind9
+nsd nsd
+knotd knot
+pdns_server pdns-server pdns-backend-bind"
 
 missing_tools() {
     echo "$TEST_TOOLS" | while read -r tool packages; do
@@ -150,6 +154,10 @@ offer_tool() {
             *) [ -z "$libraries" ] || echo "export LD_LIBRARY_PATH='$libraries'\${LD_LIBRARY_PATH:-}" ;;
         esac
         case $tool in
+            pdns_server)
+                # Its backends are modules that it loads from a fixed place.
+                echo "set -- --module-dir='$(dirname "$(find "$root" -name libbindbackend.so)")' \"\$@\""
+                ;;
             systemd-analyze)
                 echo "export SYSTEMD_UNIT_PATH='$root/usr/lib/systemd/system:$root/lib/systemd/system:'"
                 ;;
@@ -175,7 +183,9 @@ prepare_test() {
     echo "fetching for the tests, into .cache/tools: $names"
     mkdir -p "$cache/apt/lists/partial" "$cache/apt/archives/partial" "$tools/bin" "$root"
     apt_own update -qq
-    packages=$(echo "$missing" | while read -r _ alternatives; do package_of "$alternatives"; done)
+    packages=$(echo "$missing" | while read -r _ needed; do
+        for alternatives in $needed; do package_of "$alternatives"; done
+    done)
     # shellcheck disable=SC2046,SC2086  # lists of words
     (cd "$cache/apt/archives" && apt_own download -qq $(closure $packages) >/dev/null)
     for deb in "$cache"/apt/archives/*.deb; do
