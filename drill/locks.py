@@ -47,7 +47,7 @@ def leaked_read_lock(scene: Scene) -> None:
     seen = scene.saw(clients[0], "clients of Standoff")
     theirs = scene.saw(clients[1], "clients of a lock as in 2015")
     scene.check_clients(seen, lost=IN_HAND, versions=ours.version)
-    scene.check_publish(swap.waited_s)
+    scene.check_publish(seen, swap)
     scene.check_reported(ours, "the worker that leaked", pid)
     stopped = theirs.between(theirs.end_ns - int(1.5e9), theirs.end_ns)
     answered = sum(asked.until_ns > 0 for asked in stopped)
@@ -75,18 +75,18 @@ def stuck_worker(scene: Scene) -> None:
     client = scene.client(ours.port)
     scene.pause(0.5)
     culprits = {}
-    waited = 0.0
+    swaps = []
     for fault, what, inside, says in STUCK:
         pid = ours.worker().get("pid")
         scene.did(f"worker 0 (pid {pid}) {what}")
         os.kill(pid, signal_of(fault))
-        waited = max(waited, ours.publish().waited_s)
+        swaps.append(ours.publish())
         scene.did(f"version {version_text(ours)} is published; replaced {ours.wait_for_successor(pid):.1f} s later")
         culprits[pid] = (what, inside, says)
         scene.pause(0.3)
     seen = scene.saw(client)
     scene.check_clients(seen, lost=0, versions=ours.version)
-    scene.check_publish(waited, what="every publish")
+    scene.check_publish(seen, *swaps, what="every publish")
     for pid, (what, inside, says) in culprits.items():
         if inside:
             scene.check_reported(ours, f"the worker that {what}", pid, says)

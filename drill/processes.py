@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
 from drill.instance import version_address, wait_for
 from drill.locks import version_text
 from drill.scene import IN_HAND, Scene
 from loader.faults import signal_of
 
-#: A loader that died is started again at once, imports, lists its source, and builds both tables: what that may take
-#: for a small zone on a busy machine.
-LONGEST_SUCCESSION_S = 5.0
+#: A loader that died is started again, imports, lists its source, and builds both tables. That takes half a second of
+#: processor time, which on a busy machine, at a drill's priority, may be some seconds; clients wait for none of it.
+LONGEST_SUCCESSION_S = 10.0
 JUST_BEFORE_NS = 50_000_000
 
 
@@ -48,27 +49,31 @@ def killed_loader(scene: Scene) -> None:
     scene.pause(0.5)
     first = ours.loader_pid
     os.kill(first, signal.SIGKILL)
-    died = time.monotonic()
+    died = time.monotonic_ns()
     scene.did(f"killed the loader (pid {first}) at rest")
     ours.write_version(ours.version + 1)
     wait_for("a loader publishes again", lambda: len(ours.swaps) == 1)
-    waits = [time.monotonic() - died]
-    scene.did(f"its successor (pid {ours.loader_pid}) has published {version_text(ours)} after {waits[0]:.2f} s")
+    swaps = [replace(ours.swaps[0], asked_ns=died)]
+    scene.did(
+        f"its successor (pid {ours.loader_pid}) has published {version_text(ours)} after {swaps[0].waited_s:.2f} s"
+    )
     scene.pause(0.5)
 
     second = ours.loader_pid
     os.kill(second, signal_of("killed-inside"))
     ours.write_version(ours.version + 1)
     wait_for("the loader dies inside the write lock", lambda: ours.loader_pid != second)
-    died = time.monotonic()
+    died = time.monotonic_ns()
     scene.did(f"killed the loader (pid {second}) inside the write lock, every gate taken")
     wait_for("a loader publishes again", lambda: len(ours.swaps) == 2)
-    waits.append(time.monotonic() - died)
-    scene.did(f"its successor (pid {ours.loader_pid}) has published {version_text(ours)} after {waits[1]:.2f} s")
+    swaps.append(replace(ours.swaps[1], asked_ns=died))
+    scene.did(
+        f"its successor (pid {ours.loader_pid}) has published {version_text(ours)} after {swaps[1].waited_s:.2f} s"
+    )
     scene.pause(0.7)
     seen = scene.saw(client)
     scene.check_clients(seen, versions=ours.version)
-    scene.check_publish(max(waits), LONGEST_SUCCESSION_S, "what was asked of the dead")
+    scene.check_publish(seen, *swaps, limit_s=LONGEST_SUCCESSION_S, what="what was asked of the dead")
     past = sum(slot.get("past_gate") for slot in ours.board.workers())
     scene.check(
         "each reader goes past the orphaned gate once", past == len(list(ours.board.workers())), f"{past} times"
@@ -107,7 +112,7 @@ def stopped_loader(scene: Scene) -> None:
     scene.pause(0.7)
     seen = scene.saw(client)
     scene.check_clients(seen, versions=ours.version)
-    scene.check_publish(swap.waited_s, LONGEST_SUCCESSION_S)
+    scene.check_publish(seen, swap, limit_s=LONGEST_SUCCESSION_S)
     scene.check_reported(ours, "the loader that stays inside", pid, "stopped by a signal")
     past = sum(slot.get("past_gate") for slot in ours.board.workers())
     scene.check("each reader goes past its gate once", past == len(list(ours.board.workers())), f"{past} times")

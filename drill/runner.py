@@ -16,6 +16,7 @@ from shm.errors import StandoffError
 
 #: No drill takes half as long; one that hangs is ended, and what it has started with it.
 LONGEST_DRILL_S = 90
+MOST_ATTEMPTS = 3
 #: The control socket's path beneath it has to fit into 107 bytes.
 LONGEST_TEMPORARY = 40
 
@@ -33,7 +34,19 @@ class _TooLong(Exception):
 
 
 def perform(drill: Drill, say: Callable[[Step], None]) -> Report:
-    """One drill. `say` hears of each step as it is done. Raises Interrupted; anything else is in the report."""
+    """One drill, once more if it failed while the machine stood still for much of the time, and at most three times.
+
+    `say` hears of each step as it is done. Raises Interrupted; anything else is in the report.
+    """
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        report = _perform(drill, say)
+        report.attempts = attempt
+        if report.passed or not report.unfit:
+            break
+    return report
+
+
+def _perform(drill: Drill, say: Callable[[Step], None]) -> Report:
     report = Report(drill.name)
     short = None if len(tempfile.gettempdir()) <= LONGEST_TEMPORARY else "/tmp"
     with tempfile.TemporaryDirectory(prefix="standoff-drill-", dir=short) as folder, _bounded():

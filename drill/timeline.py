@@ -115,6 +115,15 @@ class Timeline:
                 fair = max(fair, asked.took_ns - self.stalls.within(asked.sent_ns, asked.until_ns))
         return Wait(raw / 1e9, fair / 1e9)
 
+    def fair_s(self, start_ns: int, end_ns: int) -> float:
+        """Seconds between two moments, by the clock of a machine that does not stand still."""
+        return max(0, end_ns - start_ns - self.stalls.within(start_ns, end_ns)) / 1e9
+
+    @property
+    def stalled_share(self) -> float:
+        """Of the time, how much the machine stood still: 0 to 1."""
+        return self.stalls.within(self.start_ns, self.end_ns) / max(1, self.end_ns - self.start_ns)
+
     def percentile(self, share: float) -> float:
         """Seconds until the reply, of those that had one."""
         took = sorted(asked.took_ns for asked in self.asked if asked.outcome is not Outcome.LOST)

@@ -23,7 +23,8 @@ import pytest
 from cli import view
 from drill.client import Client
 from drill.instance import HOSTS, VERSION_NAME, Instance, Swap, free_port, version_address, wait_for
-from drill.scene import IN_HAND, LONGEST_PUBLISH_S, LONGEST_WAIT_S
+from drill.processes import LONGEST_SUCCESSION_S
+from drill.scene import IN_HAND, LONGEST_PUBLISH_S, LONGEST_WAIT_S, UNFIT_SHARE
 from drill.timeline import Outcome, Timeline
 from loader import faults as loader_faults
 from server import faults
@@ -31,9 +32,6 @@ from server.supervision import CONDEMN_AFTER_S, LEAK_AFTER_S
 
 pytestmark = pytest.mark.slow
 
-#: A loader that is stuck is condemned after a second as well, but its successor has to start, list its source and build
-#: both tables before it can publish.
-LONGEST_SUCCESSION_S = 3.0
 #: How late a report may be: the supervisor looks ten times a second, and waits 50 ms for the stack.
 LATE_S = 0.5
 
@@ -112,7 +110,12 @@ def finish(case: Case, what: str, pid: int, swap: Swap, struck: float) -> Timeli
         f"machine stood still for {seen.stalls.total_ns / 1e9:.2f} s, {seen.stalls.longest_ns / 1e6:.0f} ms at once"
     )
     print(f"REPORTED {case.reports_on(pid)}")
-    assert slowest.fair <= LONGEST_WAIT_S, f"a client waited for {slowest}"
+    if seen.stalled_share > UNFIT_SHARE:
+        print(
+            f"UNFIT: the machine stood still for {seen.stalled_share:.0%} of the time; waits of clients are not judged"
+        )
+    else:
+        assert slowest.fair <= LONGEST_WAIT_S, f"a client waited for {slowest}"
     assert not seen.of(Outcome.SERVFAIL)
     assert not seen.of(Outcome.OTHER)
     assert seen.first(version_address(instance.version)) is not None, "clients get what was published"
@@ -150,8 +153,9 @@ def test_a_worker_that_stays_inside(case: Case, fault: str) -> None:
     said = re.match(r"read lock leaked: worker 0 \(pid (\d+), slot (\d+)\) has been inside for ([\d.]+) s; ", report)
     assert said, report
     assert (int(said[1]), int(said[2])) == (pid, number)
-    assert LEAK_AFTER_S <= float(said[3]) <= LEAK_AFTER_S + LATE_S
-    assert told <= LEAK_AFTER_S + LATE_S + 0.5, "half a second for a busy machine"
+    stalled = seen.stalls.total_ns / 1e9
+    assert LEAK_AFTER_S <= float(said[3]) <= LEAK_AFTER_S + LATE_S + stalled
+    assert told <= LEAK_AFTER_S + LATE_S + stalled + 0.5, "half a second for a busy machine"
     assert state in report
     if function:
         # A loop's line changes from moment to moment; its function does not.
@@ -159,8 +163,8 @@ def test_a_worker_that_stays_inside(case: Case, fault: str) -> None:
         assert place, report
         assert line <= int(place[1]) <= line + 1
     assert len(reasons) == 1
-    assert re.match(rf"worker 0 \(pid {pid}, slot {number}\) has been inside the read lock for 0\.\d\d s", reasons[0])
-    assert swap.waited_s <= LONGEST_PUBLISH_S
+    assert re.match(rf"worker 0 \(pid {pid}, slot {number}\) has been inside the read lock for \d\.\d\d s", reasons[0])
+    assert seen.fair_s(swap.asked_ns, swap.done_ns) <= LONGEST_PUBLISH_S
     assert seen.lost == [], "neighbours drain its socket"
     assert case.metric("standoff_lock_leaks_total") == 1
     assert case.metric("standoff_children_condemned_total") == 1
@@ -180,7 +184,7 @@ def test_a_worker_that_leaks_and_goes_on(case: Case) -> None:
     assert re.match(
         rf"read lock leaked: worker 0 \(pid {pid}\) went on without leaving: .*; now at \S+:\d+ in ", report
     )
-    assert swap.waited_s <= LONGEST_PUBLISH_S
+    assert seen.fair_s(swap.asked_ns, swap.done_ns) <= LONGEST_PUBLISH_S
     assert len(seen.lost) <= IN_HAND
     assert case.metric("standoff_lock_leaks_total") == 1
 
@@ -216,7 +220,7 @@ def test_a_worker_in_an_endless_loop_outside_the_lock(case: Case) -> None:
     assert len(told) == 1
     assert "no sign of life for 1." in told[0]
     assert replaced >= CONDEMN_AFTER_S
-    assert swap.waited_s <= 0.5
+    assert seen.fair_s(swap.asked_ns, swap.done_ns) <= 0.5
     assert seen.lost == []
     assert (case.reports_on(pid), case.metric("standoff_lock_leaks_total")) == ([], 0)
 
@@ -230,7 +234,7 @@ def test_a_worker_stopped_anywhere(case: Case) -> None:
     swap = instance.publish()
     instance.wait_for_successor(pid)
     seen = finish(case, "SIGSTOP", pid, swap, struck)
-    assert swap.waited_s <= LONGEST_PUBLISH_S
+    assert seen.fair_s(swap.asked_ns, swap.done_ns) <= LONGEST_PUBLISH_S
     assert len(seen.lost) <= IN_HAND
     assert len(case.reports_on(pid)) <= 1
     assert case.metric("standoff_children_condemned_total") == 1
@@ -248,7 +252,7 @@ def test_two_workers_at_once(case: Case) -> None:
         instance.wait_for_successor(pid)
     seen = finish(case, "two blocked inside", pids[0], swap, struck)
     assert [len(case.reports_on(pid)) for pid in pids] == [1, 1]
-    assert swap.waited_s <= LONGEST_PUBLISH_S
+    assert seen.fair_s(swap.asked_ns, swap.done_ns) <= LONGEST_PUBLISH_S
     assert seen.lost == []
     assert case.metric("standoff_lock_leaks_total") == 2
 
@@ -257,7 +261,10 @@ def test_two_workers_at_once(case: Case) -> None:
 
 
 def test_a_loader_stopped_inside_the_write_lock(case: Case) -> None:
-    """Every gate is taken, and nobody gives them back: each reader waits for 10 ms, once."""
+    """Every gate is taken, and nobody gives them back: each reader waits for 10 ms, once.
+
+    The loader is condemned after a second as well, but its successor has to start and to list its source.
+    """
     instance = case.instance
     pid = instance.loader_pid
     os.kill(pid, loader_faults.signal_of("stopped-inside"))
@@ -271,10 +278,11 @@ def test_a_loader_stopped_inside_the_write_lock(case: Case) -> None:
     (report,) = case.reports_on(pid)
     said = re.match(rf"write lock held by the loader \(pid {pid}\) for ([\d.]+) s; it is stopped by a signal", report)
     assert said, report
-    assert LEAK_AFTER_S <= float(said[1]) <= LEAK_AFTER_S + LATE_S
-    held = re.compile(rf"the loader \(pid {pid}\) has held the write lock for 0\.\d\d s")
+    stalled = seen.stalls.total_ns / 1e9
+    assert LEAK_AFTER_S <= float(said[1]) <= LEAK_AFTER_S + LATE_S + stalled
+    held = re.compile(rf"the loader \(pid {pid}\) has held the write lock for \d\.\d\d s")
     assert any(map(held.match, reasons)), reasons
-    assert swap.waited_s <= LONGEST_SUCCESSION_S
+    assert seen.fair_s(swap.asked_ns, swap.done_ns) <= LONGEST_SUCCESSION_S
     assert seen.lost == []
     assert instance.loader_pid not in (0, pid)
     assert case.metric("standoff_lock_leaks_total") == 1
@@ -283,4 +291,4 @@ def test_a_loader_stopped_inside_the_write_lock(case: Case) -> None:
     assert [slot.get("past_gate") for slot in workers] == [1] * len(workers), "each went past once"
     longest = max(slot.get("gate_wait_max_ns") for slot in workers) / 1e9
     print(f"MEASURED longest wait of a reader for its gate: {longest * 1e3:.1f} ms")
-    assert 0.010 <= longest <= 0.1
+    assert 0.010 <= longest <= 0.1 + stalled
