@@ -172,6 +172,8 @@ def _is_handed_on_quietly(outcome: Outcome, lock: Lock, partner: str) -> bool:
 
 def _gone_elsewhere(lock: Lock, outcome: Outcome, handovers: Handovers) -> bool:
     """Someone else releases it and this function never does: an exception does not change whose business it is."""
+    if any(double.key == lock.key for double, _, _ in outcome.doubles) and handovers.partner(lock, outcome):
+        return True  # a signal: taken twice, and the second time waits for that other function
     if _releases(outcome, lock.key) and lock.key not in handovers.signals:
         return False
     if handovers.is_released_around(lock, outcome):

@@ -45,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{MARKER}(reason): the test may leave locks held, for this reason")
-    if not config.getoption("--no-lockcheck"):
+    if not config.getoption("--no-lockcheck", default=False):
         config.pluginmanager.register(Watcher(config), "lockcheck-watcher")
 
 

@@ -1,4 +1,4 @@
-"""For all tests: say which code is under test."""
+"""For all tests: say which code is under test, and let no test leave a lock held (lockcheck/plugin.py)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import pytest
 from tests.support.instances import fresh_instance
 
 COMPILED = ("shm._atomic", "shm._section", "shm._table", "server._batch")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.pluginmanager.has_plugin("lockcheck"):  # the package is not installed: its entry point is not known
+        config.pluginmanager.import_plugin("lockcheck.plugin")
 
 
 def pytest_report_header() -> list[str]:

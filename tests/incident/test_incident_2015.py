@@ -19,6 +19,8 @@ from shm.segment import remove_instance
 from tests.incident.stage import CULPRIT, FAULT, READERS, RELOADS_BEGUN, RELOADS_DONE, RELOADS_WANTED, STOP, Stage
 from tests.support.naive_lock import NaiveLock
 
+pytestmark = pytest.mark.lock_left_ok("the incident is a leak, and its processes are killed")
+
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS = ("leak", "stall", "die")
 #: How long answers are counted. Hundreds are due in it, from each reader.
@@ -166,9 +168,7 @@ def test_ours_answers_never_stop(play: Play) -> None:
     wait_for("the reload is done once the culprit is dead", play.reloaded)
     if play.fault == "leak":
         assert play.readers[CULPRIT].wait(PATIENCE_S) == 1
-        assert "NestedRead" in play.errors(), (
-            "the leak is loud at the culprit's next step, not at the reload"
-        )
+        assert "NestedRead" in play.errors(), "the leak is loud at the culprit's next step, not at the reload"
 
     play.ask_for_reload()
     wait_for("later reloads are done as well", play.reloaded)

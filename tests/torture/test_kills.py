@@ -34,6 +34,8 @@ from tests.torture.asking import BROKEN, MS, AdoptionLog, Answers, Asker, per_ev
 from tests.torture.changing import Changer
 from tests.torture.service import Service, wait_for
 
+pytestmark = pytest.mark.lock_left_ok("processes are killed anywhere")
+
 KILLS = int(os.environ.get("STANDOFF_TORTURE_KILLS") or 200)
 #: Between two kills, at random around this: 200 of them in some 40 s.
 PAUSE_S = 0.2

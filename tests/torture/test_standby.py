@@ -6,11 +6,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import pytest
+
 from tests.support.etcd import EtcdServer
 from tests.torture import content
 from tests.torture.asking import MS, AdoptionLog, Asker
 from tests.torture.changing import Changer
 from tests.torture.service import Service, wait_for
+
+pytestmark = pytest.mark.lock_left_ok("loaders are killed anywhere")
 
 SWAPS_PER_S = 50
 TAKE_OVER_S = 1.0

@@ -113,6 +113,7 @@ def test_a_leak_is_the_same_for_all() -> None:
 # ---------------------------------------------------------------- what is seen
 
 
+@pytest.mark.lock_left_ok("the reader stays inside, to be seen there")
 def test_a_reader_inside(board: Board) -> None:
     with child(reader(board.names.instance, stay=True)) as process:
         there(process)
@@ -140,6 +141,7 @@ def test_a_reader_that_has_left(board: Board) -> None:
         assert not [why for why in view.judge(view.collect(board)).reasons if "read lock" in why]
 
 
+@pytest.mark.lock_left_ok("the reader dies inside")
 def test_a_reader_that_died_inside(board: Board) -> None:
     with child(reader(board.names.instance, stay=True)) as process:
         there(process).kill()

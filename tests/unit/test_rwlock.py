@@ -19,6 +19,8 @@ from shm.layout import SlotKind
 from shm.rwlock import GATE_PATIENCE_S, ReadLock, WriteLock
 from tests.support.processes import child, drive, wait_for
 
+pytestmark = pytest.mark.lock_left_ok("its readers and writers leak, stop and are killed inside")
+
 #: A bound for what takes GATE_PATIENCE_S, on a machine that is busy.
 GENEROUS_S = 2.0
 

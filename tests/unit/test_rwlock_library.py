@@ -32,6 +32,8 @@ from shm.errors import (
 from shm.rwlock import GATE_PATIENCE_S, RWLock
 from tests.support.processes import Body, Child, child, wait_for
 
+pytestmark = pytest.mark.lock_left_ok("its readers and writers leak, stop and are killed inside")
+
 Connection = multiprocessing.connection.Connection
 #: For what takes microseconds, on a busy machine.
 SOON_S = 1.0
