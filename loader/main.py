@@ -21,6 +21,7 @@ from loader.feed import Feed, Update, etcd_feed
 from loader.files import FileSource
 from loader.kept_source import KeptSource
 from loader.publisher import ProgressBar, Publisher
+from loader.serials import live_serials
 from loader.snapshot import Snapshot
 from loader.zone import Zones
 from shm.board import Board
@@ -116,7 +117,8 @@ class _Loader:
 
             faults.arm(writer)
         self._introduce(writer, remove_leftovers(board))
-        publisher = Publisher(writer, Zones(self._zones, self._settings.default_ttl), len(self._feeds), self._progress)
+        zones = Zones(self._zones, self._settings.default_ttl)
+        publisher = Publisher(writer, zones, len(self._feeds), self._progress, live_serials(board))
         tasks = [asyncio.create_task(self._read(number, feed)) for number, feed in enumerate(self._feeds)]
         tasks.append(asyncio.create_task(self._beat(writer, board, publisher)))
         work = asyncio.create_task(self._work(publisher))

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from loader.feed import Update
@@ -33,9 +33,18 @@ class ProgressBar(Protocol):
 class Publisher:
     """Owns the zone model and the tables' writer. Every source has a number, so that equal keys do not meet."""
 
-    def __init__(self, writer: TableWriter, zones: Zones, sources: int, progress: ProgressBar | None = None) -> None:
+    def __init__(
+        self,
+        writer: TableWriter,
+        zones: Zones,
+        sources: int,
+        progress: ProgressBar | None = None,
+        serials: Mapping[bytes, int] | None = None,
+    ) -> None:
+        """serials: apex -> what is answered now; the first table goes on from there."""
         self._writer = writer
         self._zones = zones
+        self._serials = serials or {}
         self._progress = progress
         self._keys: list[set[str]] = [set() for _ in range(sources)]
         self._listed = [False] * sources
@@ -108,6 +117,7 @@ class Publisher:
         self.published = False
 
     async def _publish_all(self) -> None:
+        self._zones.continue_serials(self._serials)
         self._zones.take_changes()
         names = len(self._zones)
         if self._progress is not None:

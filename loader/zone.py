@@ -10,7 +10,7 @@ serial is the highest revision that touched it, and a deletion does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from loader import compiler, names
 from loader.compiler import Gift
@@ -30,12 +30,13 @@ _FEW = 8
 
 
 class _Zone:
-    __slots__ = ("apex", "references", "serial")
+    __slots__ = ("apex", "references", "serial", "touched")
 
     def __init__(self, apex: bytes) -> None:
         self.apex = apex
         self.references = 0  # gifts that name the zone, and 1 if it is configured
         self.serial = 0
+        self.touched = 0  # the highest revision that has touched it since the serial was settled
 
 
 class Zones:
@@ -44,6 +45,8 @@ class Zones:
     def __init__(self, zones: Iterable[bytes] = (), default_ttl: int = 300) -> None:
         """`zones` are served even without data; default_ttl, in seconds, is for records whose source gives no TTL."""
         self._default_ttl = default_ttl
+        self._growing = False  # see continue_serials
+        self._touched: set[_Zone] = set()
         self._zones: dict[bytes, _Zone] = {}
         self._keys: dict[str, bytes | tuple[bytes, ...]] = {}  # key -> the names that it gives to
         self._gifts: dict[bytes, Gift | list[Gift] | dict[str, Gift]] = {}  # one gift as itself; see _FEW
@@ -269,9 +272,23 @@ class Zones:
             zone = zones.get(name)
         return zone
 
+    def continue_serials(self, floors: Mapping[bytes, int]) -> None:
+        """From now on every change makes a zone's serial grow, from at least what its floor says.
+
+        A loader that starts anew knows the revisions of the keys that are left, not of those deleted since; and the
+        revisions of a store restored from a backup begin again below. Secondaries take only what grows (RFC 1982).
+        """
+        self._settle_pending()
+        self._growing = True
+        for apex, floor in floors.items():
+            zone = self._zones.get(apex)
+            if zone is not None and zone.serial < floor:
+                zone.serial = floor
+                self._changed.add(apex)
+
     def _touch(self, zone: _Zone, revision: int) -> None:
-        if revision > zone.serial:
-            zone.serial = revision
+        zone.touched = max(zone.touched, revision)
+        self._touched.add(zone)
         self._changed.add(zone.apex)
 
     def _refer(self, apex: bytes, revision: int) -> None:
@@ -305,6 +322,13 @@ class Zones:
     def _settle_pending(self) -> None:
         while self._pending:
             self._settle(*self._pending.popitem())
+        for zone in self._touched:
+            if zone.touched > zone.serial:
+                zone.serial = zone.touched
+            elif zone.touched and self._growing:
+                zone.serial += 1
+            zone.touched = 0
+        self._touched.clear()
 
     # ------------------------------------------------------------ names
 

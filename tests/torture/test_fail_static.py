@@ -100,7 +100,6 @@ def test_a_loader_that_dies_leaves_its_table(
     assert content.published(service.board) == content.compiled(etcd.endpoint)
 
 
-@pytest.mark.xfail(strict=True, reason="a new loader knows the revisions of keys, and not of those that are gone")
 def test_a_new_loader_does_not_put_the_serial_back(service: Service, changer: Changer, etcd: EtcdServer) -> None:
     service.start_server()
     loader = service.start_loader()

@@ -522,3 +522,18 @@ def expected(
             flags |= NodeFlag.EMPTY
         result[name] = (flags, found)
     return result
+
+
+def test_a_serial_goes_on_from_where_it_was() -> None:
+    """A new loader does not know of deletions, and a restored store counts anew: serials grow all the same."""
+    zones = Zones([n("example.test")])
+    zones.apply("k", [rr("www.example.test")], 5)
+    zones.continue_serials({n("example.test"): 9, n("gone.test"): 3})
+    assert zones.apexes() == {n("example.test"): 9}
+    zones.apply("k2", [rr("w2.example.test")], 9)
+    zones.apply("k3", [rr("w3.example.test")], 9)
+    assert zones.apexes() == {n("example.test"): 10}, "what is published at once counts once"
+    zones.apply("k", [], 7)
+    assert zones.apexes() == {n("example.test"): 11}
+    zones.apply("k", [rr("www.example.test")], 100)
+    assert zones.apexes() == {n("example.test"): 100}
