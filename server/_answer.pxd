@@ -31,6 +31,7 @@ cdef struct question:
     uint8_t nsid
     uint8_t zone_version
     uint8_t keepalive
+    uint8_t padding
     uint8_t cookie_length               # 0 = none
     uint8_t cookie[40]
     name_t name
@@ -47,6 +48,7 @@ cdef struct terms_t:
     uint8_t secret[MOST_SECRETS][16]
     uint8_t nsid[MOST_NSID]
     uint8_t stale_option[LONGEST_STALE]
+    uint16_t keepalive_ds               # RFC 7828 counts in 100 ms
     int64_t now_s
 
 # The rest of Moment.
@@ -55,6 +57,7 @@ cdef struct client_t:
     int address_length
     uint32_t turn
     uint8_t stream
+    uint8_t encrypted
 
 cdef int parse(const uint8_t *p, int length, question *q) noexcept nogil
 cdef void hash_name(table_view *t, name_t *name) noexcept nogil

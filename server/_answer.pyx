@@ -46,8 +46,11 @@ cdef enum:
     OPTION_NSID = 3
     OPTION_COOKIE = 10
     OPTION_KEEPALIVE = 11
+    OPTION_PADDING = 12
     OPTION_ZONEVERSION = 19
     ZONE_VERSION_SIZE = 10
+    KEEPALIVE_SIZE = 6
+    PADDING_BLOCK = 468                 # RFC 8467 section 4.1
     COOKIE_OLDEST_S = 3600
     COOKIE_AHEAD_S = 300
     COOKIE_RENEW_S = 1800
@@ -156,6 +159,8 @@ cdef int parse_opt(const uint8_t *p, int length, question *q) noexcept nogil:
             if q.keepalive or size:
                 return DECLINED
             q.keepalive = 1
+        elif code == OPTION_PADDING:
+            q.padding = 1
         at += size
     return 0
 
@@ -445,12 +450,12 @@ cdef int resolve(table_view *t, uint8_t *p, question *q, int limit, terms_t *ter
     and the caller has to have kept it."""
     cdef reply_t r
     cdef int options = 0, version = 0
-    if client.stream and q.keepalive:
-        return DECLINED
     if q.edns:
         options = OPT_SIZE + (4 + terms.nsid_length if q.nsid else 0)
         options += 28 if q.cookie_length and terms.secrets else 0
+        options += KEEPALIVE_SIZE if q.keepalive and client.stream else 0
         options += ZONE_VERSION_SIZE if q.zone_version else 0
+        options += PADDING_BLOCK + 4 if q.padding and client.encrypted else 0
         options += terms.stale_length if terms.stale else 0
     memset(&r, 0, sizeof(r))
     r.p = p
@@ -474,12 +479,12 @@ cdef int resolve(table_view *t, uint8_t *p, question *q, int limit, terms_t *ter
 # ---------------------------------------------------------------- EDNS
 
 cdef int add_opt(reply_t *r, table_view *t, question *q, terms_t *terms, client_t *client) noexcept nogil:
-    """The OPT with NSID, COOKIE, ZONEVERSION and the extended error, in the reference's order."""
+    """The OPT with NSID, COOKIE, KEEPALIVE, ZONEVERSION, the extended error and PADDING, in the reference's order."""
     cdef uint8_t *start = r.p + r.size
     cdef uint8_t *at = start + OPT_SIZE
     cdef node_ref apex
     cdef rrset_ref soa
-    cdef int label
+    cdef int label, size
     if q.nsid:
         at = put16(put16(at, OPTION_NSID), terms.nsid_length)
         memcpy(at, terms.nsid, terms.nsid_length)
@@ -488,6 +493,8 @@ cdef int add_opt(reply_t *r, table_view *t, question *q, terms_t *terms, client_
         at = put16(put16(at, OPTION_COOKIE), 24)
         put_cookie(at, q, terms, client)
         at += 24
+    if q.keepalive and client.stream:
+        at = put16(put16(put16(at, OPTION_KEEPALIVE), 2), terms.keepalive_ds)
     if r.rcode == 5:
         at = put16(put16(put16(at, 15), 2), 20)             # not authoritative (RFC 8914)
     else:
@@ -503,6 +510,11 @@ cdef int add_opt(reply_t *r, table_view *t, question *q, terms_t *terms, client_
         if terms.stale:
             memcpy(at, terms.stale_option, terms.stale_length)
             at += terms.stale_length
+    if q.padding and client.encrypted:
+        size = PADDING_BLOCK - 1 - (<int>(at - r.p) + 4 + PADDING_BLOCK - 1) % PADDING_BLOCK
+        at = put16(put16(at, OPTION_PADDING), size)
+        memset(at, 0, size)
+        at += size
     memset(start, 0, OPT_SIZE)
     start[2] = 41
     put16(start + 3, terms.max_udp_size)
@@ -573,6 +585,7 @@ cdef class Terms:
         self.c.max_udp_size = policy.max_udp_size
         self.c.max_answers = policy.max_answers
         self.c.rotate = policy.rotate
+        self.c.keepalive_ds = min(0xFFFF, int(policy.keepalive_s * 10))
         self.c.stale_length = len(reference.STALE)
         memcpy(self.c.stale_option, PyBytes_AS_STRING(reference.STALE), self.c.stale_length)
         for i, secret in enumerate(policy.cookie_secrets[:MOST_SECRETS]):
@@ -602,12 +615,13 @@ def answer_packet(bytes packet, Table table, Terms terms, moment):
     q.state = size = parse(<const uint8_t *>PyBytes_AS_STRING(packet), length, &q)
     if size == DROPPED:
         return b""
-    if size == DECLINED or moment.encrypted:
+    if size == DECLINED:
         return None
     client.address = <const uint8_t *>PyBytes_AS_STRING(address)
     client.address_length = <int>len(address)
     client.turn = moment.turn
     client.stream = moment.stream
+    client.encrypted = moment.encrypted
     hash_name(&table.view, &q.name)
     limit = reply_limit(&q, &terms.c, moment.stream)
     p = <uint8_t *>calloc(1, max(limit, length))

@@ -197,6 +197,7 @@ cdef class Batch:
         c.address = <const uint8_t *>&self.sources[i] + (8 if ipv6 else 4)
         c.address_length = 16 if ipv6 else 4
         c.stream = 0
+        c.encrypted = 0
         c.turn = (self.turn + <uint32_t>i) * self.stride_of_turns
 
     cdef int answer_one(self, int i, table_view *t) noexcept nogil:

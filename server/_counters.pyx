@@ -14,11 +14,11 @@ from shm.layout import DropReason
 
 
 cdef class Counters:
-    """Counts requests, responses, and what got none."""
+    """Counts requests, responses, and what got none. `start`: of which set (layout.COUNTERS, ENCRYPTED_COUNTERS)."""
 
-    def __init__(self, Words words):
+    def __init__(self, Words words, int start=layout.COUNTERS):
         self.words = words
-        offsets = {name: offset for name, (offset, _) in layout.counter_offsets().items()}
+        offsets = {name: offset for name, (offset, _) in layout.counter_offsets(start).items()}
         self.family = words.at_writable(offsets["requests_family"])
         self.rcode = words.at_writable(offsets["responses_rcode"])
         self.type = words.at_writable(offsets["requests_type"])
@@ -51,8 +51,8 @@ cdef class Counters:
     cdef void drop(self, int reason) noexcept nogil:
         word_add(self.dropped + 8 * reason, 1)
 
-    def count(self, bytes packet, reply, bint ipv6=False):
-        """Count one message that came by another way (the stream worker). `reply` None: it got none."""
+    def count(self, bytes packet, reply, bint ipv6=False, bint answered=False):
+        """Count one message that is answered by another way. `reply` None: it got none, or (`answered`) several."""
         cdef question q
         cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(packet)
         cdef int length = <int>PyBytes_GET_SIZE(packet)
@@ -60,6 +60,8 @@ cdef class Counters:
         self.request(&q, length, ipv6)
         if reply is not None:
             self.response(<const uint8_t *>PyBytes_AS_STRING(reply), <int>PyBytes_GET_SIZE(reply))
+        elif answered:
+            word_add(self.rcode, 1)
         elif length < 12:
             self.drop(DropReason.SHORT)
         else:

@@ -1,4 +1,4 @@
-"""The OPT of a reply and the options in it. Pure. The hot path knows NSID, COOKIE, ZONEVERSION and stale data."""
+"""The OPT of a reply and the options in it. Pure. The hot path knows them all."""
 
 from __future__ import annotations
 

@@ -104,9 +104,7 @@ def _dns(slots: list[SlotView]) -> Iterator[Metric]:
             "standoff_dns_do_requests", "Requests with the DO bit.", labels=["server", "proto"]
         ),
     }
-    for slot in slots:
-        labels = [str(slot.number), _PROTOCOLS.get(SlotKind(slot.get("counted_kind")), "udp")]
-        counters = slot.counters()
+    for labels, counters in _counted(slots):
         for family, value in zip(("1", "2"), counters["requests_family"], strict=True):
             requests.add_metric([*labels, family], value)
         for name, value in zip(_TYPE_NAMES, counters["requests_type"], strict=True):
@@ -121,6 +119,15 @@ def _dns(slots: list[SlotView]) -> Iterator[Metric]:
     yield from (requests, types, responses, dropped, *plain.values())
 
 
+def _counted(slots: list[SlotView]) -> Iterator[tuple[list[str], dict[str, list[int]]]]:
+    """Labels `server` and `proto`, and the counters under them."""
+    for slot in slots:
+        protocol = _PROTOCOLS.get(SlotKind(slot.get("counted_kind")), "udp")
+        yield [str(slot.number), protocol], slot.counters()
+        if protocol == "tcp":
+            yield [str(slot.number), "dot"], slot.counters(layout.ENCRYPTED_COUNTERS)
+
+
 def _workers(board: Board, slots: list[SlotView]) -> Iterator[Metric]:
     now = time.monotonic_ns()
     up = GaugeMetricFamily(
@@ -129,6 +136,9 @@ def _workers(board: Board, slots: list[SlotView]) -> Iterator[Metric]:
     age = GaugeMetricFamily("standoff_worker_heartbeat_age_seconds", "Age of the heartbeat.", labels=["server"])
     generation = GaugeMetricFamily("standoff_worker_generation", "Table generation answered from.", labels=["server"])
     revision = GaugeMetricFamily("standoff_worker_revision", "Source revision answered from.", labels=["server"])
+    expiry = GaugeMetricFamily(
+        "standoff_tls_certificate_expiry_timestamp_seconds", "When the TLS certificate in use ends.", labels=["server"]
+    )
     words = {
         name: CounterMetricFamily(f"standoff_worker_{name}", help_, labels=["server"])
         for name, help_ in (
@@ -150,9 +160,11 @@ def _workers(board: Board, slots: list[SlotView]) -> Iterator[Metric]:
             age.add_metric([server], silent / 1e9)
             generation.add_metric([server], slot.get("generation"))
             revision.add_metric([server], slot.get("revision"))
+            if slot.get("certificate_expires_s"):
+                expiry.add_metric([server], slot.get("certificate_expires_s"))
         for name, metric in words.items():
             metric.add_metric([server], slot.get(name))
-    yield from (up, age, generation, revision, *words.values())
+    yield from (up, age, generation, revision, expiry, *words.values())
 
 
 def _lock(slots: list[SlotView]) -> Iterator[Metric]:

@@ -15,6 +15,7 @@ from server.policy import Policy
 from server.sockets import Address
 from server.stream import StreamLimits, run_stream
 from server.supervisor import Plan, Supervisor
+from server.tls import Certificate, CertificateError
 from server.worker import Limits
 from shm.board import Board
 from shm.errors import StandoffError
@@ -41,7 +42,15 @@ class ServerSettings(Protocol):
     @property
     def tcp_clients(self) -> int: ...
     @property
+    def tcp_clients_per_address(self) -> int: ...
+    @property
     def tcp_idle(self) -> float: ...
+    @property
+    def tls_listen_addresses(self) -> list[tuple[str, int]]: ...
+    @property
+    def tls_cert(self) -> Path | None: ...
+    @property
+    def tls_key(self) -> Path | None: ...
     @property
     def drain_timeout(self) -> float: ...
     @property
@@ -102,23 +111,37 @@ def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
         stale_after_s=settings.stale_after,
         random_turns=settings.order == "random",
     )
-    limits = StreamLimits(clients=settings.tcp_clients, idle_s=settings.tcp_idle)
+    limits = StreamLimits(settings.tcp_clients, settings.tcp_idle, settings.tcp_clients_per_address)
+    certificate = _certificate(settings)
     metrics = Address(*settings.metrics_address) if settings.metrics_address else None
     return Plan(
         instance=settings.instance,
         addresses=addresses,
+        tls_addresses=tuple(Address(host, port) for host, port in settings.tls_listen_addresses),
         workers=settings.workers,
         policy=policy,
         limits=access,
         freebind=settings.freebind == "on",
         control_path=settings.control_path,
         drain_timeout_s=settings.drain_timeout,
-        run_stream=lambda listeners: run_stream(
-            settings.instance, listeners, policy, limits, settings.drain_timeout, access
+        run_stream=lambda plain, encrypted: run_stream(
+            settings.instance, plain, policy, limits, settings.drain_timeout, access, encrypted, certificate
         ),
         run_exporter=None if metrics is None else lambda: run_exporter(settings.instance, metrics, _version()),
         lock=lock,
     )
+
+
+def _certificate(settings: ServerSettings) -> Certificate | None:
+    """Loaded here, so that a pair that does not work keeps the server from starting. Raises CertificateError.
+
+    A stream worker inherits it: one that is replaced while the files are broken still has this one.
+    """
+    if not settings.tls_listen_addresses:
+        return None
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise CertificateError("tls_listen needs tls_cert and tls_key: the files of a certificate and its key")
+    return Certificate(settings.tls_cert, settings.tls_key)
 
 
 def _policy(settings: ServerSettings) -> Policy:

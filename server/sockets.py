@@ -158,20 +158,23 @@ def steer(sock: socket.socket, sockets: int) -> bool:
 
 
 class SocketTable:
-    """All UDP sockets, by worker, and the TCP listeners. Kept by the supervisor, inherited by its children.
+    """All UDP sockets, by worker, and the TCP and TLS listeners. Kept by the supervisor, inherited by its children.
 
     A group's members are numbered in the order of their opening, and `steer` counts on it: a socket that stays open
     somewhere while its successor is opened would go on getting datagrams that nobody reads. So where the kernel steers,
     a worker that goes for good leaves its sockets parked here, for the next worker of its number.
     """
 
-    def __init__(self, addresses: Iterable[Address], *, freebind: bool = False) -> None:
+    def __init__(
+        self, addresses: Iterable[Address], tls_addresses: Iterable[Address] = (), *, freebind: bool = False
+    ) -> None:
         self.addresses = tuple(addresses)
         self._freebind = freebind
         self.udp: dict[int, list[socket.socket]] = {}
         self._parked: dict[int, list[socket.socket]] = {}
         self._steered = False
         self.tcp = [open_tcp(address, freebind=freebind) for address in self.addresses]
+        self.tls = [open_tcp(address, freebind=freebind) for address in tls_addresses]
 
     def open_for(self, worker: int) -> list[socket.socket]:
         """The sockets of a new worker."""
@@ -204,7 +207,8 @@ class SocketTable:
 
     def close_tcp(self) -> None:
         _close(self.tcp)
-        self.tcp = []
+        _close(self.tls)
+        self.tcp, self.tls = [], []
 
     def close(self) -> None:
         self.close_udp()

@@ -1,245 +1,260 @@
-"""The stream worker: DNS over TCP (RFC 7766) in a process of its own, so that slow clients never touch UDP."""
+"""The stream worker: DNS over TCP (RFC 7766) and TLS (RFC 7858) in a process of its own, so that slow clients never
+touch UDP.
+
+A round serves all clients that are ready: what they have sent is received, then answered in one section of the read
+lock, then the replies are sent (server/_stream.pyx). No socket is touched inside the lock. Replies come in the order of
+the queries; clients must not count on it (RFC 7766 section 6.2.1.1), and those of `special` queries come in between.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
 import logging
+import random
+import resource
 import signal
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
-from server._answer import answer_packet
 from server._counters import Counters
 from server._limits import Networks
+from server._stream import Streams
 from server.answerer import Answerer
+from server.door import Door, StreamLimits
+from server.dot import Sessions
 from server.orphan import Orphanhood
-from server.policy import Moment, Policy
-from server.sockets import TCP_BACKLOG
+from server.policy import Policy
+from server.query import HEADER, IXFR, OPCODE_MASK, FormatError, parse
+from server.special import Running, Special
+from server.tls import Certificate
 from server.worker import IDLE_S, MAP_ATTEMPTS, Limits
 from shm._table import Table
 from shm.board import Board
-from shm.layout import SlotKind
+from shm.layout import ENCRYPTED_COUNTERS, SlotKind
 from shm.rwlock import ReadLock
 from shm.tables import NotMapped, TableReader
 
+__all__ = ["Special", "StreamLimits", "run_stream"]
+
 log = logging.getLogger(__name__)
 
-#: Replies that may wait in a connection before its queries are no longer read: a few of the largest.
-WRITE_HIGH_WATER = 256 * 1024
-
-
 EVERYONE = Limits()
+AXFR = 252
+#: What the hot path takes for "ask me outside the lock".
+HOLD = b""
+#: Silent clients and the certificate are looked at this often.
+LOOK_NS = 1_000_000_000
+#: A stopping worker reads on for this long: what is on its way is answered.
+LINGER_S = 0.1
+#: Descriptors that are no clients.
+OTHER_DESCRIPTORS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """What clients may take. `idle_s`: seconds without a whole query, or a reply read, until they are cut off."""
+class StreamWorker:
+    """One process. Construct it after the fork: its slot's lock must be its own."""
 
-    clients: int = 1000
-    idle_s: float = 10.0
-
-
-class StreamAnswerer:
-    """Answers single messages under the read lock."""
-
-    def __init__(self, instance: str, policy: Policy, limits: Limits) -> None:
+    def __init__(
+        self,
+        instance: str,
+        policy: Policy,
+        limits: StreamLimits,
+        access: Limits,
+        certificate: Certificate | None,
+        special: Special | None,
+    ) -> None:
         self._board = Board.attach(instance)
-        self.slot = self._board.claim(SlotKind.STREAM, preferred=max(self._board.slots))
-        self.orphanhood = Orphanhood(self._board, SlotKind.STREAM)
-        self._lock = ReadLock(self._board, self.slot)
-        self._tables = TableReader(self._board, self.slot)
-        self._counters = Counters(self.slot.words)
-        self._answerer = Answerer(policy, self._board, self.slot, limits.stale_after_s)
-        self._refuse = Networks(limits.refuse)
-        self.drop = Networks(limits.drop)
-        self._turn = 0
+        self._slot = self._board.claim(SlotKind.STREAM, preferred=max(self._board.slots))
+        self._orphanhood = Orphanhood(self._board, SlotKind.STREAM)
+        self._lock = ReadLock(self._board, self._slot)
+        self._tables = TableReader(self._board, self._slot)
+        self._answerer = Answerer(policy, self._board, self._slot, access.stale_after_s)
+        self._limits, self._drop = limits, Networks(access.drop)
+        self._counters = Counters(self._slot.words)
+        self._streams = Streams(
+            _room_for(limits.clients),
+            self._answerer.terms,
+            self._reference,
+            self._counters,
+            Counters(self._slot.words, ENCRYPTED_COUNTERS),
+            Networks(access.refuse),
+            turn=random.getrandbits(32),
+            random_turns=access.random_turns,
+        )
+        self._certificate = certificate
+        self._sessions = None if certificate is None else Sessions(self._streams, certificate)
+        self._special = special
+        self._running = Running(self._streams)
         self._adopted = 0
+        self._beaten_ns = self._looked_ns = 0
+        self._stopping = self._reload = False
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_hangup)
 
-    def beat(self) -> None:
-        """Show a sign of life, map what was announced, and pass the lock once (R2)."""
-        self.slot.set("heartbeat_ns", time.monotonic_ns())
-        self._answerer.tick()
-        self._with_table(lambda _: None)
+    def _on_stop(self, *_: object) -> None:
+        self._stopping = True
 
-    def answer(self, packet: bytes, address: bytes) -> bytes | None:
-        """The reply, or None where silence is right."""
-        self._turn += 1
-        moment = self._answerer.moment(address, self._turn, stream=True, prohibited=address in self._refuse)
-        reply = self._with_table(lambda table: self._reply(packet, table, moment))
-        self._counters.count(packet, reply, len(address) == 16)
-        return reply
+    def _on_hangup(self, *_: object) -> None:
+        self._reload = True
 
-    def _reply(self, packet: bytes, table: Table | None, moment: Moment) -> bytes | None:
-        if table is not None and not moment.prohibited:
-            reply = answer_packet(packet, table, self._answerer.terms.at(moment), moment)
-            if reply is not None:
-                return reply or None
-        self.slot.add("declined")
-        return self._answerer.answer(packet, table, moment)
+    def run(self, plain: Sequence[socket.socket], encrypted: Sequence[socket.socket], drain_timeout_s: float) -> None:
+        """Until SIGTERM; then what has been asked is answered, and read, within the time-out."""
+        door = Door(self._streams, plain, encrypted, self._sessions, self._limits, self._drop, self._forget)
+        while not self._stopping:
+            self._round(door)
+        door.close()
+        now = time.monotonic()
+        linger, deadline = now + min(LINGER_S, drain_timeout_s), now + drain_timeout_s
+        while now < linger or (now < deadline and (self._streams.waiting or self._streams.unread)):
+            self._round(door)
+            now = time.monotonic()
+        self._lock.close()
+        self._slot.release()
 
-    def _with_table(self, use: Callable[[Table | None], bytes | None]) -> bytes | None:
+    def _round(self, door: Door) -> None:
+        streams = self._streams
+        for who in streams.wait(0 if self._running.eager else int(IDLE_S * 1000)):
+            if who < 0:
+                door.answer(-1 - who)
+            elif self._sessions is not None:
+                self._sessions.ready(who)
+        streams.receive()
+        if streams.waiting:
+            self._answer()
+        streams.send()
+        self._look_after_held()
+        self._running.pump()
+        if self._sessions is not None:
+            for who in dict.fromkeys(streams.take_outgoing()):
+                self._sessions.settle(who)
+        door.sweep()
+        now = time.monotonic_ns()
+        if now - self._beaten_ns >= IDLE_S * 1e9:
+            self._beat(now, door)
+
+    def _forget(self, slot: int) -> None:
+        """A client is gone: its slot may be another's from now on."""
+        self._running.forget(slot)
+        if self._sessions is not None:
+            self._sessions.forget(slot)
+
+    # ---- answers
+
+    def _answer(self) -> None:
         for _ in range(MAP_ATTEMPTS):
             self._tables.refresh()
             try:
                 with self._lock.read() as live:
-                    result = use(self._tables.active(live))
-                    if live != self._adopted:
-                        self._adopted = live
-                        self._answerer.adopt(live >> 1, self._tables.revision(live))
-                return result
+                    self._streams.answer(self._tables.active(live))
+                    self._adopt(live)
+                return
             except NotMapped:
                 continue
-        return use(None)
+        self._streams.answer(None)
 
-    def close(self) -> None:
-        self._lock.close()
-        self.slot.release()
+    def _adopt(self, live: int) -> None:
+        """Tell what this worker answers from. In the lock: the revision is the table's."""
+        if live != self._adopted:
+            self._adopted = live
+            self._answerer.adopt(live >> 1, self._tables.revision(live))
 
+    def _reference(
+        self,
+        packet: bytes,
+        table: Table | None,
+        address: bytes,
+        turn: int,
+        refused: bool,
+        encrypted: bool,
+        asked: bool,
+    ) -> bytes | None:
+        """What the hot path declined. In the lock; never raises."""
+        if self._special is not None and not asked and not refused and is_special(packet):
+            return HOLD
+        moment = self._answerer.moment(address, turn, stream=True, encrypted=encrypted, prohibited=refused)
+        return self._answerer.answer(packet, table, moment)
 
-class Client(asyncio.Protocol):
-    """One connection: messages of two length bytes and that many more, in any number of segments, answered in order."""
+    def _look_after_held(self) -> None:
+        """Give special queries to whom they concern, outside the lock; what nobody wants gets the usual answer."""
+        for slot in self._streams.take_held():
+            packet, address = self._streams.first_message(slot), self._streams.address(slot)
+            messages: Iterable[bytes] | None = None
+            try:
+                messages = None if self._special is None else self._special(packet, address)
+            except Exception:
+                log.exception("a special query from %s failed", address.hex())
+            self._streams.go_on(slot, messages is not None)
+            if messages is not None:
+                self._counters.count(packet, None, len(address) == 16, answered=True)
+                self._running.begin(slot, messages)
 
-    def __init__(self, server: StreamServer) -> None:
-        self._server = server
-        self._buffer = bytearray()
-        self._transport: asyncio.Transport | None = None
-        self._address = b""
-        self._paused = False
-        self._ended = False
-        self.last_progress = time.monotonic()
+    # ---- house
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        peer = transport.get_extra_info("peername") or ("0.0.0.0",)
-        self._address = ipaddress.ip_address(peer[0].partition("%")[0]).packed
-        if self._address in self._server.answerer.drop or not self._server.admit(self):
-            transport.abort()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._server.forget(self)
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        self._work()
-
-    def eof_received(self) -> bool:
-        """The client has sent its last query but still reads: answer, then close (RFC 7766 section 6.2.3)."""
-        self._ended = True
-        return self._buffer_has_work()
-
-    def pause_writing(self) -> None:
-        self._paused = True
-        if self._transport is not None and not self._ended:
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        self.last_progress = time.monotonic()
-        if self._transport is not None and not self._transport.is_closing() and not self._ended:
-            self._transport.resume_reading()
-        self._work()
-
-    def _buffer_has_work(self) -> bool:
-        return len(self._buffer) >= 2 and len(self._buffer) >= 2 + int.from_bytes(self._buffer[:2], "big")
-
-    def _work(self) -> None:
-        """Answer every whole message, as long as the client reads the replies."""
-        transport = self._transport
-        if transport is None:
+    def _beat(self, now_ns: int, door: Door) -> None:
+        """Show a sign of life, map what was announced, pass the lock once (R2)."""
+        self._beaten_ns = now_ns
+        self._slot.set("heartbeat_ns", now_ns)
+        self._answerer.tick()
+        self._tables.refresh()
+        try:
+            with self._lock.read() as live:
+                self._tables.active(live)
+                self._adopt(live)
+        except NotMapped:
+            pass
+        if self._reload and self._certificate is not None:
+            self._certificate.reload()
+        self._reload = False
+        if self._stopping:
             return
-        at = 0
-        while not self._paused and not transport.is_closing():
-            length = int.from_bytes(self._buffer[at : at + 2], "big")
-            if len(self._buffer) - at < 2 + length or len(self._buffer) - at < 2:
-                break
-            packet = bytes(self._buffer[at + 2 : at + 2 + length])
-            at += 2 + length
-            reply = self._server.answerer.answer(packet, self._address)
-            self.last_progress = time.monotonic()
-            if reply is None:
-                transport.close()  # not a query: whoever sends this over TCP has nothing to lose
-                break
-            transport.write(len(reply).to_bytes(2, "big") + reply)
-        del self._buffer[:at]
-        if self._ended and not self._paused:
-            transport.close()
-
-    def cut_off(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        door.open()
+        if now_ns - self._looked_ns > LOOK_NS:
+            self._looked_ns = now_ns
+            self._streams.cut_off_silent(self._limits.idle_s)
+            if self._certificate is not None:
+                self._certificate.look()
+                self._slot.set("certificate_expires_s", int(self._certificate.expires_s))
+            if self._orphanhood.must_leave():
+                self._stopping = True
 
 
-class StreamServer:
-    """All clients of the listening sockets."""
-
-    def __init__(self, answerer: StreamAnswerer, limits: StreamLimits, drain_timeout_s: float) -> None:
-        self.answerer = answerer
-        self._limits = limits
-        self._drain_timeout_s = drain_timeout_s
-        self._clients: set[Client] = set()
-        self._stop = asyncio.Event()
-
-    def admit(self, client: Client) -> bool:
-        """At the limit, the client that has been silent longest makes room if it is idle at all."""
-        if len(self._clients) >= self._limits.clients:
-            idlest = min(self._clients, key=lambda other: other.last_progress)
-            if time.monotonic() - idlest.last_progress < 1.0:
-                return False
-            self._clients.discard(idlest)
-            idlest.cut_off()
-        self._clients.add(client)
+def is_special(packet: bytes) -> bool:
+    """Whether a query is a transfer, or signed, or no query of opcode QUERY at all (NOTIFY, UPDATE)."""
+    if len(packet) < HEADER.size:
+        return False
+    if packet[2] & OPCODE_MASK >> 8:
         return True
+    try:
+        query = parse(packet)
+    except FormatError:
+        return False
+    return query.signed or query.type in (AXFR, IXFR)
 
-    def forget(self, client: Client) -> None:
-        self._clients.discard(client)
 
-    async def run(self, listeners: list[socket.socket]) -> None:
-        """Until SIGTERM; then what has been asked is answered."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        servers = [await loop.create_server(lambda: Client(self), sock=sock, backlog=TCP_BACKLOG) for sock in listeners]
-        beating = asyncio.create_task(self._beat())
-        await self._stop.wait()
-        for server in servers:
-            server.close()
-        await asyncio.sleep(min(0.1, self._drain_timeout_s))  # what has arrived is answered as it is read
-        beating.cancel()
-        for client in list(self._clients):
-            client.cut_off()
-
-    async def _beat(self) -> None:
-        checked = time.monotonic()
-        while True:
-            self.answerer.beat()
-            now = time.monotonic()
-            if now - checked > 1.0:
-                checked = now
-                for client in [c for c in self._clients if now - c.last_progress > self._limits.idle_s]:
-                    client.cut_off()
-                if self.answerer.orphanhood.must_leave():
-                    self._stop.set()
-            await asyncio.sleep(IDLE_S)
+def _room_for(clients: int) -> int:
+    """How many clients this process may have descriptors for. Raises the soft limit as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = clients + OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < wanted:
+            log.warning("the limit of open files leaves room for %d connections", soft - OTHER_DESCRIPTORS)
+            return max(1, soft - OTHER_DESCRIPTORS)
+    return clients
 
 
 def run_stream(
     instance: str,
-    listeners: list[socket.socket],
+    listeners: Sequence[socket.socket],
     policy: Policy,
     limits: StreamLimits,
     drain_timeout_s: float,
     access: Limits = EVERYONE,
+    encrypted: Sequence[socket.socket] = (),
+    certificate: Certificate | None = None,
+    special: Callable[[bytes, bytes], Iterable[bytes] | None] | None = None,
 ) -> int:
-    """The stream worker's main; its exit status."""
-    answerer = StreamAnswerer(instance, policy, access)
-
-    async def serve() -> None:
-        await StreamServer(answerer, limits, drain_timeout_s).run(listeners)
-
-    asyncio.run(serve())
-    answerer.close()
+    """The stream worker's main; its exit status. `encrypted`: listeners for TLS, which need a certificate."""
+    worker = StreamWorker(instance, policy, limits, access, certificate, special)
+    worker.run(listeners, encrypted, drain_timeout_s)
     return 0

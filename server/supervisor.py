@@ -44,13 +44,14 @@ class Plan:
 
     instance: str
     addresses: tuple[Address, ...]
+    tls_addresses: tuple[Address, ...]
     workers: int
     policy: Policy
     limits: Limits
     freebind: bool
     control_path: Path
     drain_timeout_s: float
-    run_stream: Callable[[list[socket.socket]], int]
+    run_stream: Callable[[list[socket.socket], list[socket.socket]], int]  # listeners for TCP, and for TLS
     run_exporter: Callable[[], int] | None
     lock: LockFile
 
@@ -63,7 +64,7 @@ class Supervisor:
         self._board = board
         self._page = board.own_page(layout.SUPERVISOR_PAGE)
         self._words = WordView(self._page, layout.SUPERVISOR_WORDS)
-        self._sockets = SocketTable(plan.addresses, freebind=plan.freebind)
+        self._sockets = SocketTable(plan.addresses, plan.tls_addresses, freebind=plan.freebind)
         self._handovers: dict[int, Handover] = {}
         self._tree = Supervision(
             plan.workers, exporter=plan.run_exporter is not None, drain_timeout_s=plan.drain_timeout_s
@@ -133,9 +134,16 @@ class Supervisor:
             elif number == signal.SIGTTOU:
                 self._scale(self._tree.wanted - 1)
             elif number == signal.SIGHUP:
-                log.info("SIGHUP: nothing to reload; changes to the configuration need a restart")
+                self._on_hangup()
         while self._reap(now):
             pass
+
+    def _on_hangup(self) -> None:
+        """The stream worker has the certificate; nothing else can be reloaded."""
+        log.info("SIGHUP: the TLS certificate is reloaded if there is one; other settings need a restart")
+        for pid, child in self._tree.children.items():
+            if child.role.kind is Kind.STREAM:
+                _signal(pid, signal.SIGHUP)
 
     def _begin_stop(self, why: str) -> None:
         log.info("stopping (%s): answering what is queued", why)
@@ -292,8 +300,9 @@ class Supervisor:
         status = CHILD_FAILED
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGHUP):
+            for number in (signal.SIGTERM, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal's reaches all, and means only us
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches all; the supervisor tells us
             for sock in self._wakeup:
                 sock.close()
@@ -321,7 +330,7 @@ class Supervisor:
     def _run_role(self, role: Role, handover: Handover | None) -> int:
         plan = self._plan
         if role.kind is Kind.STREAM:
-            return plan.run_stream(self._sockets.tcp)
+            return plan.run_stream(self._sockets.tcp, self._sockets.tls)
         if role.kind is Kind.EXPORTER:
             assert plan.run_exporter is not None
             return plan.run_exporter()

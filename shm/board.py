@@ -56,12 +56,12 @@ class SlotView(WordView):
         self.number = number
         self.words = words
 
-    def counters(self) -> dict[str, list[int]]:
-        """The answering code's counters, by layout.COUNTER_ARRAYS."""
+    def counters(self, start: int = layout.COUNTERS) -> dict[str, list[int]]:
+        """The answering code's counters, by layout.COUNTER_ARRAYS; from ENCRYPTED_COUNTERS on, those of TLS."""
         load, base = self._words.load, self._base
         return {
             name: [load(base + offset + 8 * i) for i in range(length)]
-            for name, (offset, length) in layout.counter_offsets().items()
+            for name, (offset, length) in layout.counter_offsets(start).items()
         }
 
     def histogram(self, offset: int) -> list[int]:

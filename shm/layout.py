@@ -161,11 +161,14 @@ SLOT_WORDS = {
         "batches",
         "neighbour_batches",
         "waiting_since_ns",  # CLOCK_MONOTONIC, 0 = does not wait for its gate
+        "certificate_expires_s",  # CLOCK_REALTIME; the stream worker's, 0 = has none
     ),
 }
 
-#: Counters of the answering code, one array of 8-byte words each, in the slot's page.
+#: Counters of the answering code, one array of 8-byte words each, in the slot's page. The stream worker counts what came
+#: encrypted in a second set.
 COUNTERS = 512
+ENCRYPTED_COUNTERS = 1024
 COUNTER_ARRAYS = {
     "requests_family": 2,  # IPv4, IPv6
     "responses_rcode": 24,
@@ -220,13 +223,13 @@ class DropReason(enum.IntEnum):
     LIMITED = 3  # response rate limiting
 
 
-def counter_offsets() -> dict[str, tuple[int, int]]:
+def counter_offsets(start: int = COUNTERS) -> dict[str, tuple[int, int]]:
     """Name -> (offset in the slot's page, number of words)."""
-    result, offset = {}, COUNTERS
+    result, offset = {}, start
     for name, length in COUNTER_ARRAYS.items():
         result[name] = (offset, length)
         offset += 8 * length
-    assert offset <= GATE_WAIT_HISTOGRAM
+    assert offset <= (ENCRYPTED_COUNTERS if start < ENCRYPTED_COUNTERS else GATE_WAIT_HISTOGRAM)
     return result
 
 
@@ -306,7 +309,7 @@ def _check() -> int:
     """CRC-32 of every table above: two builds agree on it if and only if they agree on the format."""
     parts = (
         LAYOUT_VERSION, PAGE, SLOTS, LIVE, SIDE_SERIAL, LOADER_NOTE, LOADER_NOTE_SIZE, LOADER_WORDS,
-        SUPERVISOR_PAGE, SUPERVISOR_WORDS, FIRST_SLOT_PAGE, SLOT_WORDS, counter_offsets(), COUNTED_TYPES,
+        SUPERVISOR_PAGE, SUPERVISOR_WORDS, FIRST_SLOT_PAGE, SLOT_WORDS, counter_offsets(), ENCRYPTED_COUNTERS, COUNTED_TYPES,
         HISTOGRAM_BUCKETS, GATE_WAIT_HISTOGRAM, HOLD_HISTOGRAM, WRITE_WAIT_HISTOGRAM, WRITE_HOLD_HISTOGRAM,
         GRACE_HISTOGRAM, header_offsets(), TABLE_HEADER_SIZE, META_SIZE, FREE_LISTS,
         NODE_HEADER.format, DIRECTORY_ENTRY.format, INDEX_ENTRY.format, NEGATIVE_SOA, struct.calcsize("P"),

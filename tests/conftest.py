@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.instances import fresh_instance
 
-COMPILED = ("shm._atomic", "shm._section", "shm._table", "server._batch")
+COMPILED = ("shm._atomic", "shm._section", "shm._table", "server._batch", "server._stream")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
     "shm/_atomic", "shm/_section", "shm/_table",
     "server/_answer", "server/_counters", "server/_limits", "server/_batch",
+    "server/_stream",
 )  # fmt: skip
 FLAGS = (
     "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-w",
