@@ -30,6 +30,7 @@ ROWS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("  of it the write into the source, p50 ms", ("propagation", "loaded", "source_write_p50_ms"), "", "{:.2f}"),
     ("start to first answer, zone file, s", ("start", "file_s"), "", "{:.2f}"),
     ("start to first answer, etcd, s", ("start", "etcd_s"), "", "{:.2f}"),
+    ("lock, share of the loop's instructions", ("lock", "share"), "≤ 0.01", "{:.4f}"),
     ("bytes a name and table", ("memory", "bytes_per_name_and_table"), "≤ 100", "{:.0f}"),
 )
 LATENCIES = ("p50_us", "p99_us", "p999_us", "max_us")

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import changer, measures, report, zones
+from bench import changer, lockcost, measures, report, zones
 from bench.measures import Plan, Target
 from bench.processes import ROOT, BenchError, Cores, Echo, Result, Standoff, build_tools, free_port, share_priority
 from tests.support.etcd import EtcdServer, binaries
@@ -125,9 +126,19 @@ def measure(plan: Plan, with_etcd: bool, folder: Path, say: Say) -> Result:
         pids = standoff.worker_pids()
         target = Target(standoff, echo, cores, folder, change_target, folder / "changes")
         run_measurements(target, plan, result, say)
+        count_lock(result, say)
         if standoff.worker_pids() != pids:
             result["warnings"].append("a worker was replaced during the benchmark")
     return result
+
+
+def count_lock(result: Result, say: Say) -> None:
+    """The lock's share of the worker's instructions, where valgrind can count them."""
+    if shutil.which("valgrind") is None or shutil.which("callgrind_annotate") is None:
+        result["warnings"].append("the lock's share was not counted: valgrind is not installed")
+        return
+    say("counting the lock's instructions")
+    result["lock"] = lockcost.count()
 
 
 def run_measurements(target: Target, plan: Plan, result: Result, say: Say) -> None:

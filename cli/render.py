@@ -32,6 +32,11 @@ SAMPLES = {
     "metrics": '"127.0.0.1:9153"',
     "runtime_dir": '"/run/standoff"',
     "workers": "4",
+    "state_dir": '"/var/lib/standoff"',
+    "identity": '"ns1"',
+    "cookie_secret": '["e5e973e5a6b2a43f48e7dc849e37bfcf"]',
+    "refuse": '["198.51.100.0/24"]',
+    "drop": '["203.0.113.7"]',
 }
 
 

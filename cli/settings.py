@@ -157,6 +157,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         row("TTL of records that give none.", SOURCES, LOADING, unit="seconds", ge=0, le=604800),
     ] = 300
+    semantics: Annotated[
+        Literal["coredns", "strict"],
+        row(
+            "Schema skydns: a name answers with all that lies beneath it, as CoreDNS does, or every name stands for "
+            "itself, with wildcards. `standoff lint` lists what differs.",
+            SOURCES, LOADING,
+        ),
+    ] = "coredns"  # fmt: skip
     relist_interval: Annotated[
         float,
         row(

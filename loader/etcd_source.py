@@ -22,7 +22,7 @@ from typing import Any
 
 from loader import mirror as m
 from loader.etcd import PAGE_SIZE, Etcd, Watch
-from loader.etcd_channel import AuthFailed, ClientOptions, Compacted, EtcdError, TooLarge
+from loader.etcd_channel import AuthFailed, ClientOptions, Compacted, EtcdError, EtcdUnavailable, TooLarge
 from loader.etcd_url import EtcdUrl
 from loader.model import Changes, Listing
 from shm.layout import LoaderState
@@ -122,6 +122,12 @@ class EtcdSource:
         if mirror.watching or time.monotonic() - mirror.heard_at < _STALE_AFTER:
             return LoaderState.FRESH
         return LoaderState.STALE
+
+    async def lease_ttl(self, lease: int) -> tuple[int, int]:
+        """(seconds left, seconds granted) of a lease, (-1, 0) if there is none. Raises EtcdError."""
+        if self._etcd is None:
+            raise EtcdUnavailable("no connection to etcd")
+        return await self._etcd.lease_ttl(lease)
 
     async def run(self) -> AsyncGenerator[Listing | Changes, None]:
         """Listing first, then Changes, and a Listing again when the store's history is another one than before.

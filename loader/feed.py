@@ -6,13 +6,13 @@ A file has records already; for etcd a schema makes them of values. A value that
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from loader import records, skydns
+from loader import records
 from loader.model import Changes, Listing, Put, Record, Reject
 from shm.layout import LoaderState
 
@@ -31,6 +31,8 @@ class Update:
     problems   key -> why it gives nothing, in one line. Every key in here is in records, too. Records may be made while
                they are read (a full listing of etcd): look a key's problem up after its records
     revisions  key -> the revision of its last change; of a key that is not in here: `revision`
+    causes     key -> the revision of another key's change, if it is that one's fault that this key gives something else
+    marks      names that become aggregates (loader/zone.py: Zones.mark), or are none any more
     """
 
     records: Mapping[str, list[Record] | None]
@@ -38,6 +40,8 @@ class Update:
     full: bool = False
     problems: Mapping[str, str] = field(default_factory=dict)
     revisions: Mapping[str, int] = field(default_factory=dict)
+    causes: Mapping[str, int] = field(default_factory=dict)
+    marks: Mapping[bytes, bool] = field(default_factory=dict)
 
 
 class FeedStatus(Protocol):
@@ -63,7 +67,7 @@ class Feed(Protocol):
     def run(self) -> AsyncGenerator[Update, None]: ...
 
 
-class _Source(Protocol):
+class Source(Protocol):
     """loader/etcd_source.py, or what a test puts in its place."""
 
     @property
@@ -80,23 +84,21 @@ class _Place(Protocol):
     def schema(self) -> str: ...
 
 
-def etcd_feed(source: _Source, place: _Place, zones: Collection[bytes]) -> Feed:
-    """An etcd source read by a schema; `zones` are the apexes that are configured. Raises ValueError."""
-    return _EtcdFeed(source, schema_parse(place.schema, place.prefix, zones))
+def etcd_feed(source: Source, place: _Place) -> Feed:
+    """An etcd source in a schema that reads each key by itself; of the other one: loader/skydns_feed.py. Raises
+    ValueError."""
+    return _EtcdFeed(source, schema_parse(place.schema, place.prefix))
 
 
-def schema_parse(schema: str, prefix: str, zones: Collection[bytes]) -> Parse:
-    """The schema's parser for keys under `prefix`. Raises ValueError for a schema that is none."""
-    match schema:
-        case "records":
-            return partial(records.parse, prefix)
-        case "skydns":
-            return partial(skydns.parse, prefix, zones=frozenset(zones))
-    raise ValueError(f"there is no schema {schema!r}: take records or skydns")
+def schema_parse(schema: str, prefix: str) -> Parse:
+    """The parser for keys under `prefix` of a schema that reads each key by itself. Raises ValueError for another."""
+    if schema == "records":
+        return partial(records.parse, prefix)
+    raise ValueError(f"there is no schema {schema!r} that reads each key by itself: take records")
 
 
 class _EtcdFeed:
-    def __init__(self, source: _Source, parse: Parse) -> None:
+    def __init__(self, source: Source, parse: Parse) -> None:
         self._source = source
         self._parse = parse
 

@@ -30,6 +30,10 @@ class KeptSource:
         problem = self._snapshot.error
         return replace(status, error="; ".join(filter(None, (status.error, problem)))) if problem else status
 
+    async def lease_ttl(self, lease: int) -> tuple[int, int]:
+        """See EtcdSource."""
+        return await self._source.lease_ttl(lease)
+
     async def run(self) -> AsyncGenerator[Listing | Changes, None]:
         """Listing first, then Changes (see EtcdSource.run)."""
         saved = await asyncio.to_thread(self._snapshot.load)

@@ -22,6 +22,8 @@ from loader.files import FileSource
 from loader.kept_source import KeptSource
 from loader.publisher import ProgressBar, Publisher
 from loader.serials import live_serials
+from loader.skydns import Semantics
+from loader.skydns_feed import SkydnsFeed
 from loader.snapshot import Snapshot
 from loader.zone import Zones
 from shm.board import Board
@@ -62,6 +64,8 @@ class LoaderSettings(Protocol):
     def default_ttl(self) -> int: ...
     @property
     def relist_interval(self) -> float: ...
+    @property
+    def semantics(self) -> Semantics: ...
     @property
     def state_dir(self) -> Path | None: ...
     @property
@@ -244,9 +248,10 @@ def _feed(url: str, settings: LoaderSettings, zones: list[bytes]) -> Feed:
     if parsed.schema == "skydns" and not zones:
         raise ValueError(f"{url}: schema skydns does not tell zones; give them with --zone")
     source = EtcdSource(parsed, _options(settings, tls=parsed.tls), relist_interval=settings.relist_interval)
-    if settings.state_dir is None:
-        return etcd_feed(source, parsed, zones)
-    return etcd_feed(KeptSource(source, _snapshot(settings, url)), parsed, zones)
+    kept = source if settings.state_dir is None else KeptSource(source, _snapshot(settings, url))
+    if parsed.schema == "skydns":
+        return SkydnsFeed(kept, parsed.prefix, zones, settings.semantics)
+    return etcd_feed(kept, parsed)
 
 
 def _snapshot(settings: LoaderSettings, url: str) -> Snapshot:

@@ -79,6 +79,8 @@ class Publisher:
                 if self._progress is not None:
                     self._progress.advance(STEP)
                 await self._breathe()
+        for marked, on in update.marks.items():
+            self._zones.mark(marked, on)
         self._listed[source] |= update.full
         self._revisions[source] = update.revision
         if self._progress is not None:
@@ -86,7 +88,7 @@ class Publisher:
 
     def _apply(self, source: int, key: str, records: list[Record] | None, update: Update) -> None:
         name = f"{source}:{key}" if source else key
-        self._zones.apply(name, records or (), update.revisions.get(key, update.revision))
+        self._zones.apply(name, records or (), update.revisions.get(key, update.revision), update.causes.get(key, 0))
         problem = update.problems.get(key)
         if problem is not None:
             self._source_problems[name] = problem

@@ -1,33 +1,37 @@
-"""The SkyDNS schema: what CoreDNS's etcd plugin reads and ExternalDNS writes. Depth so far: plain hosts.
+"""The SkyDNS schema, one key at a time: what CoreDNS's etcd plugin reads and ExternalDNS writes -> a Service.
 
     PREFIX/<labels of the name, reversed>       /skydns/test/example/www       {"host":"192.0.2.1","ttl":60}
 
-host an address -> A or AAAA; host a name -> CNAME; text without a host -> TXT. A text beside an address is not served
-(CoreDNS does not either: it is ExternalDNS's note of who owns the name), nor is one beside a name (a CNAME stands
-alone). ttl 0 or absent is the zone's default. Unknown fields are ignored, as there.
+What a name answers depends on all keys at and beneath it: loader/skydns_tree.py. docs/skydns.md is the manual.
 
-A name also answers with the records of every key beneath it, the apex excepted: ExternalDNS writes one key for each
-target, /skydns/test/example/www/1acbad7e, and means www. So a key gives its records to its own name and to each
-ancestor below the apex. CoreDNS ignores the value of a name that has keys beneath it; one key alone cannot know that,
-and here that value is served too (docs/skydns.md).
-
-Names are folded to lower case, here and in the hosts' names the case is kept. Not yet: SRV, MX, groups, targetstrip,
-the subtrees dns/ns and dns/apex, leases.
+Names are folded to lower case; in the hosts' names the case is kept. Unknown fields are ignored, as there: ExternalDNS
+writes `owner`. Numbers that do not fit their record reject the key (CoreDNS cuts them to 16 bits).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Literal
 
 import msgspec
 
 from loader import names, rdata
-from loader.model import DEFAULT_TTL, MAX_TTL, Put, Record, Reject
+from loader.model import DEFAULT_TTL, MAX_TTL, Put, Reject
+
+Semantics = Literal["coredns", "strict"]
 
 _MAPPED = bytes(10) + b"\xff\xff"
+_REVERSE = (b"\x07in-addr\x04arpa\0", b"\x03ip6\x04arpa\0")
+_DEFAULT_PRIORITY, _DEFAULT_WEIGHT = 10, 100
+#: CoreDNS's min-lease-ttl and max-lease-ttl, in seconds.
+_SHORTEST_LEASE, _LONGEST_LEASE = 30, 86400
+
+#: What a key gives: records of its host; a text, which has no host; a PTR, which is its own name's alone; nothing.
+HOST, TEXT, POINTER, NOTHING = range(4)
 
 
-class Service(msgspec.Struct):
+class _Value(msgspec.Struct):
     """A value as CoreDNS reads it (plugin/etcd/msg/service.go): every field may be absent or null."""
 
     host: str | None = None
@@ -41,21 +45,89 @@ class Service(msgspec.Struct):
     group: str | None = None
 
 
-_decode = msgspec.json.Decoder(Service).decode
+_decode = msgspec.json.Decoder(_Value).decode
 
 
-def parse(prefix: str, put: Put, zones: Collection[bytes] = ()) -> list[Record]:
-    """The records of one key; `zones` are the apexes that aggregation stops at. Raises Reject."""
+class Service:
+    """One key, decoded. Many are kept: slots, and what is the same in most is one object.
+
+    name      that the key stands for; target: the name in its SRV, MX and NS records (of a host's name: that)
+    kind      HOST, TEXT, POINTER or NOTHING
+    type      A, AAAA or CNAME of the host, 0 without one; data: the address, or the host's name in wire form
+    explicit  the value has a port, priority, weight or mail: a host's name is more than an alias
+    port      -1: no SRV; priority 0..65535; weight 1..
+    ttl       seconds, with the lease in it, or DEFAULT_TTL; own_ttl: the value's, without
+    rank      a hash of the key: the lowest ones are a sample that is fair, and changes little when keys come and go
+    """
+
+    __slots__ = (
+        "data", "explicit", "group", "key", "kind", "lease", "mail", "name", "own_ttl", "port", "priority", "rank",
+        "revision", "strip", "target", "text", "ttl", "type", "weight",
+    )  # fmt: skip
+
+    key: str
+    revision: int
+    lease: int
+    name: bytes
+    target: bytes
+    kind: int
+    type: int
+    data: bytes
+    text: bytes
+    explicit: bool
+    port: int
+    priority: int
+    weight: int
+    mail: bool
+    ttl: int
+    own_ttl: int
+    strip: int
+    group: str
+    rank: int
+
+
+def decode(prefix: str, put: Put, lease_ttl: Callable[[int], int]) -> Service | None:
+    """The service of a key; None for SkyDNS's own settings. lease_ttl: lease -> seconds. Raises Reject."""
     name = name_of(prefix, put.key)
     if name is None:
-        return []
-    service = _service(put.value)
-    data = _data(service)
-    if data is None:
-        return []
-    type_, wire = data
-    ttl = _ttl(service)
-    return [Record(None, owner, type_, ttl, wire) for owner in _owners(name, zones)]
+        return None
+    value = _value(put.value)
+    made = Service()
+    made.key, made.revision, made.lease, made.name = put.key, put.mod_revision, put.lease, name
+    made.type, made.data = _host(value.host) if value.host else (0, b"")
+    made.text = rdata.txt([value.text]) if value.text else b""
+    if made.type == rdata.CNAME and any(names.is_under(name, zone) for zone in _REVERSE):
+        made.kind = POINTER
+    else:
+        made.kind = HOST if made.type else TEXT if made.text else NOTHING
+    made.explicit = bool(value.port or value.priority or value.weight or value.mail)
+    made.port = _number("port", value.port, -1, 0xFFFF) or 0
+    made.priority = _number("priority", value.priority, 0, 0xFFFF) or _DEFAULT_PRIORITY
+    made.weight = _number("weight", value.weight, 0, 2**31) or _DEFAULT_WEIGHT
+    made.strip = _number("targetstrip", value.targetstrip, 0, 128) or 0
+    made.mail = bool(value.mail)
+    made.group = value.group or ""
+    made.target = made.data if made.type == rdata.CNAME else stripped(name, made.strip)
+    made.own_ttl = min(_number("ttl", value.ttl, 0, 2**32 - 1) or 0, MAX_TTL)
+    set_ttl(made, lease_ttl)
+    made.rank = int.from_bytes(blake2b(put.key.encode(errors="surrogatepass"), digest_size=7).digest(), "big")
+    return made
+
+
+def set_ttl(service: Service, lease_ttl: Callable[[int], int]) -> None:
+    """The smaller one of lease and value, whichever there are."""
+    ttls = [service.own_ttl] if service.own_ttl else []
+    if service.lease:
+        ttls.append(min(max(lease_ttl(service.lease), _SHORTEST_LEASE), _LONGEST_LEASE))
+    service.ttl = min(ttls, default=DEFAULT_TTL)
+
+
+def stripped(name: bytes, count: int) -> bytes:
+    """`name` without its `count` leftmost labels; the name itself if it has no more than that."""
+    rest = name
+    for _ in range(count):
+        rest = names.parent(rest)
+    return name if rest == names.ROOT else rest
 
 
 def name_of(prefix: str, key: str) -> bytes | None:
@@ -74,31 +146,23 @@ def name_of(prefix: str, key: str) -> bytes | None:
         raise Reject(f"in the key: {error}") from None
 
 
-def _service(value: bytes) -> Service:
+def _value(raw: bytes) -> _Value:
     try:
-        service = _decode(value)
+        return _decode(raw)
     except UnicodeDecodeError as error:
         raise Reject(f"the value is not UTF-8: {error.reason}") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise Reject(f"the value is not understood: {error}") from None
-    # Go decodes it into a uint32, and fails the value otherwise.
-    if service.ttl is not None and not 0 <= service.ttl < 2**32:
-        raise Reject(f"ttl is 0 to {2**32 - 1} seconds, not {service.ttl}")
-    return service
 
 
-def _ttl(service: Service) -> int:
-    return min(service.ttl, MAX_TTL) if service.ttl else DEFAULT_TTL
-
-
-def _data(service: Service) -> tuple[int, bytes] | None:
-    """(type, data) of the plain record that a value gives, None if it gives none."""
-    if service.host:
-        return _host(service.host)
-    return (rdata.TXT, rdata.txt([service.text])) if service.text else None
+def _number(what: str, number: int | None, least: int, most: int) -> int | None:
+    if number is not None and not least <= number <= most:
+        raise Reject(f"{what} is {least} to {most}, not {number}")
+    return number
 
 
 def _host(host: str) -> tuple[int, bytes]:
+    """(type, data) of a host."""
     try:
         type_, wire = rdata.address(host)
     except Reject:
@@ -108,13 +172,3 @@ def _host(host: str) -> tuple[int, bytes]:
             raise Reject(f"host is neither an address nor a name: {error}") from None
     # Go takes an IPv4 address in IPv6 form for an IPv4 address.
     return (rdata.A, wire[12:]) if wire.startswith(_MAPPED) else (type_, wire)
-
-
-def _owners(name: bytes, zones: Collection[bytes]) -> list[bytes]:
-    """The name and its ancestors below the apex of its zone; the name alone outside every zone and at an apex."""
-    owners: list[bytes] = []
-    for owner in names.ancestors(name):
-        if owner in zones:
-            return owners or [name]
-        owners.append(owner)
-    return [name]

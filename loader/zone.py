@@ -54,6 +54,7 @@ class Zones:
         self._pending: dict[bytes, int] = {}
         self._changed: set[bytes] = set()
         self._tree = Tree(self._occupied, self._changed)
+        self._aggregates: set[bytes] = set()
         self._cuts: set[bytes] = set()  # names with NS that are no apex
         self._dnames: set[bytes] = set()
         self._outside: set[bytes] = set()  # names with gifts that no zone encloses
@@ -68,8 +69,11 @@ class Zones:
 
     # ------------------------------------------------------------ in
 
-    def apply(self, key: str, records: Sequence[Record], revision: int) -> None:
-        """From now on `key` gives these records, as of `revision`; none: the key is deleted or gives nothing."""
+    def apply(self, key: str, records: Sequence[Record], revision: int, cause: int = 0) -> None:
+        """From now on `key` gives these records, as of `revision`; none: the key is deleted or gives nothing.
+
+        cause: the revision of a later change elsewhere that made them so; it counts for the zone's serial only.
+        """
         if len(records) == 1 and key not in self._keys and self._apply_plain(key, records[0], revision):
             return
         before = self._names_of(key)
@@ -95,9 +99,14 @@ class Zones:
         else:
             self._keys.pop(key, None)
         for owner in touched:
-            self._pend(owner, revision)
+            self._pend(owner, max(revision, cause))
         for apex in released:
             self._release(apex, revision)
+
+    def mark(self, name: bytes, on: bool) -> None:
+        """Whether the name is an aggregate: it answers questions for its children `*` and `any`, too (SkyDNS)."""
+        (self._aggregates.add if on else self._aggregates.discard)(name)
+        self._changed.add(name)
 
     def _apply_plain(self, key: str, record: Record, revision: int) -> bool:
         """The short way for a new key that gives one record to a new name in a known zone. False: take the long way."""
@@ -403,6 +412,8 @@ class Zones:
         if state == _OCCLUDED or (held is None and not beneath and name != zone.apex):
             return None
         flags = self._flags(name, zone.apex, state) if beneath or self._cuts or self._dnames else 0
+        if name in self._aggregates:
+            flags |= NodeFlag.AGGREGATE
         if isinstance(held, tuple) and len(held) == compiler.FIRST_RR + 3 and name != zone.apex:
             return compiler.single(name, flags, held[3], held[4], held[5])
         if name == zone.apex:

@@ -131,7 +131,8 @@ class Effects:
         found = self.resolver.context(e, self.function)
         if found is not None:
             lock = found[0]
-            if id(e) in self._async_contexts and not lock.kind.known:
+            # Whatever the annotation says: a lock of threads cannot be taken by `async with`.
+            if id(e) in self._async_contexts and lock.kind.family in ("guess", "threading"):
                 lock = Lock(lock.key, ASYNC_GUESS)
             return Effect(operation=Operation(lock, "with", found[1]), raises=False)
         if isinstance(e, ast.Call):
@@ -146,7 +147,8 @@ class Effects:
         names = targets(item)
         value = getattr(item, "value", None)
         escapes: tuple[Key, ...] = ()
-        if isinstance(value, ast.expr) and any("." in n or "[" in n for n in names):
+        outlives = any("." in n or "[" in n or n in self.function.globals for n in names)
+        if isinstance(value, ast.expr) and outlives:
             escapes = tuple(self._mentioned([value]))
         return Effect(binds=tuple(names), escapes=escapes)
 

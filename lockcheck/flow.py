@@ -248,6 +248,8 @@ class Walk:
 
     def _order(self, node: Node, lock: Lock, state: State) -> None:
         held = state.holding()
+        if any(one.key == lock.key for one, _ in held):
+            return  # taken once more, or a deadlock by itself
         for other, _ in held:
             if other.key != lock.key:
                 keys = frozenset(one.key for one, _ in held)

@@ -151,7 +151,7 @@ def leaks(outcome: Outcome, handovers: Handovers) -> list[Finding]:
             partner = handovers.partner(lock, outcome)
             if hold.by_with or hands_over(outcome, lock, partner)[0]:
                 continue
-            if _is_handed_on_quietly(outcome, lock, partner):
+            if _is_handed_on_quietly(outcome, lock, partner) or _is_signal(outcome, lock, handovers):
                 continue
             note(lock, hold, True, *_way_out(state, outcome))
     for state in outcome.fails:
@@ -170,10 +170,15 @@ def _is_handed_on_quietly(outcome: Outcome, lock: Lock, partner: str) -> bool:
     return bool(partner) and (lock.kind.counting or not _releases(outcome, lock.key))
 
 
+def _is_signal(outcome: Outcome, lock: Lock, handovers: Handovers) -> bool:
+    """Taken twice, where the second time waits for another function to release it."""
+    return any(double.key == lock.key for double, _, _ in outcome.doubles) and bool(handovers.partner(lock, outcome))
+
+
 def _gone_elsewhere(lock: Lock, outcome: Outcome, handovers: Handovers) -> bool:
     """Someone else releases it and this function never does: an exception does not change whose business it is."""
-    if any(double.key == lock.key for double, _, _ in outcome.doubles) and handovers.partner(lock, outcome):
-        return True  # a signal: taken twice, and the second time waits for that other function
+    if _is_signal(outcome, lock, handovers):
+        return True
     if _releases(outcome, lock.key) and lock.key not in handovers.signals:
         return False
     if handovers.is_released_around(lock, outcome):
@@ -223,8 +228,8 @@ def doubles(outcome: Outcome, handovers: Handovers) -> list[Finding]:
     path, name = outcome.function.module.path, outcome.function.qualname
     found = []
     for (lock, line, column), hold in outcome.doubles.items():
-        if handovers.partner(lock, outcome):
-            continue  # a signal: it waits until that other function releases
+        if _is_signal(outcome, lock, handovers):
+            continue
         first = Place(path, hold.line, hold.column)
         where = "in an earlier turn of the loop" if hold.line == line else f"at line {hold.line}"
         message = (

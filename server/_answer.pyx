@@ -16,7 +16,9 @@ from shm._table cimport (
     DAMAGED, FOUND, MISSING, Table, hash_label, lookup, node_ref, prefetch_index, rrset_of, rrset_ref, table_view,
     tag_of,
 )
-from shm.layout cimport FLAG_APEX, FLAG_BELOW_CUT, FLAG_DELEGATION, FLAG_DNAME, FLAG_WILDCARD_CHILD, NEGATIVE_SOA
+from shm.layout cimport (
+    FLAG_AGGREGATE, FLAG_APEX, FLAG_BELOW_CUT, FLAG_DELEGATION, FLAG_DNAME, FLAG_WILDCARD_CHILD, NEGATIVE_SOA,
+)
 
 from server import answer as reference
 from server.policy import nsid
@@ -390,7 +392,10 @@ cdef int answer_sections(reply_t *r, table_view *t, question *q, terms_t *terms,
             if node.flags & FLAG_DNAME:
                 return DECLINED
             found = MISSING
-            if node.flags & FLAG_WILDCARD_CHILD:
+            if node.flags & FLAG_AGGREGATE and label == 1 and is_all_label(name):
+                wild = node
+                found = FOUND
+            elif node.flags & FLAG_WILDCARD_CHILD:
                 found = find_wildcard(t, name, label, &wild)
                 if found == DAMAGED:
                     return DECLINED
@@ -431,6 +436,12 @@ cdef int answer_sections(reply_t *r, table_view *t, question *q, terms_t *terms,
             if seen[i] == name.hashes[0]:
                 return 0
     return 0
+
+
+cdef bint is_all_label(name_t *name) noexcept nogil:
+    """Whether the leftmost label is `*` or `any`: beneath an aggregate, a question for all (SkyDNS)."""
+    cdef uint8_t *wire = name.wire
+    return (wire[0] == 1 and wire[1] == 42) or (wire[0] == 3 and memcmp(wire + 1, b"any", 3) == 0)
 
 
 cdef int find_wildcard(table_view *t, name_t *name, int label, node_ref *wild) noexcept nogil:

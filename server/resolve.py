@@ -58,7 +58,7 @@ class Resolution:
             if labels_up and encloser.flags & NodeFlag.DNAME:
                 alias = self._redirect(encloser, name, name_at)
             else:
-                node = encloser if not labels_up else self._wildcard(encloser)
+                node = encloser if not labels_up or asks_for_all(encloser, name) else self._wildcard(encloser)
                 if node is None:
                     reply.rcode = Rcode.NXDOMAIN
                     self._deny(name, name_at)
@@ -221,6 +221,11 @@ def is_referral(encloser: Node, labels_up: int, type_: int) -> bool:
     if encloser.flags & NodeFlag.BELOW_CUT:
         return True
     return bool(encloser.flags & NodeFlag.DELEGATION) and not (labels_up == 0 and type_ == DS)
+
+
+def asks_for_all(encloser: Node, name: bytes) -> bool:
+    """Whether `name` is `*` or `any` directly beneath an aggregate: SkyDNS's way to ask for all that is there."""
+    return bool(encloser.flags & NodeFlag.AGGREGATE) and name in (b"\x01*" + encloser.name, b"\x03any" + encloser.name)
 
 
 def first(node: Node) -> RRset | None:

@@ -17,6 +17,7 @@ cdef enum:
     FLAG_EMPTY = 8
     FLAG_BELOW_CUT = 16
     FLAG_DNAME = 32
+    FLAG_AGGREGATE = 64
 
 cdef packed struct table_header:
     char magic[8]

@@ -294,6 +294,7 @@ class NodeFlag(enum.IntFlag):
     EMPTY = 8  # empty non-terminal: only names beneath it have RRsets
     BELOW_CUT = 16  # beneath a delegation: glue or occluded, never authoritative
     DNAME = 32  # names beneath it are redirected (RFC 6672)
+    AGGREGATE = 64  # questions for its children `*` and `any` are for all that is beneath it: its own answer (SkyDNS)
 
 
 def header_offsets() -> dict[str, int]:

@@ -31,6 +31,7 @@ def blocks(language: str) -> list[tuple[int, str]]:
     return [(TEXT[: match.start(1)].count("\n") + 1, match[1]) for match in found]
 
 
+@pytest.mark.lock_left_ok("an example leaks the lock in a child and kills it")
 def test_every_example_runs(tmp_path: Path) -> None:
     """In one process, as a reader types it; under an instance name of its own. Line numbers are the page's."""
     name = f"docs-{os.getpid()}"

@@ -274,6 +274,23 @@ SILENT = {
             lock.acquire()
             future.add_done_callback(lambda _: lock.release())
         """,
+    "kept in a global": """
+        KEPT = None
+        def f(make):
+            global KEPT
+            if KEPT is None:
+                new_lock = make()
+                new_lock.acquire()
+                KEPT = new_lock
+            return KEPT
+        """,
+    "taken by async with": """
+        class C:
+            lock: threading.Lock
+            async def f(self, x):
+                async with self.lock:
+                    await x
+        """,
     "returned": """
         def f():
             mine = threading.Lock()
@@ -348,6 +365,22 @@ SILENT = {
             with rlock, lock, other: pass
         def g():
             with rlock, other, lock: pass
+        """,
+    "taken once more": """
+        def f():
+            with rlock, lock:
+                with rlock: pass
+        """,
+    "a signal": """
+        class C:
+            def __init__(self):
+                self.wakeup = threading.Lock()
+            def wait(self, done):
+                self.wakeup.acquire(False)
+                self.wakeup.acquire()
+                self.wakeup.release()
+            def wake(self):
+                self.wakeup.release()
         """,
     "tried, in the other order": """
         def f():

@@ -16,7 +16,7 @@ from loader.files import FileStatus
 from loader.model import Changes, Delete, Listing, Put, Record
 
 PREFIX = "/standoff"
-PARSE = schema_parse("records", PREFIX, ())
+PARSE = schema_parse("records", PREFIX)
 WWW = names.from_text("www.example.test")
 
 
@@ -83,15 +83,9 @@ def test_a_bug_in_a_schema_costs_its_key(caplog: pytest.LogCaptureFixture) -> No
     assert read(update)["b/A"][:2] == ([], None)
 
 
-def test_skydns_knows_the_zones() -> None:
-    parse = schema_parse("skydns", "/skydns", [names.from_text("example.test")])
-    owners = [record.owner for record in parse(Put("/skydns/test/example/www/x", b'{"host":"192.0.2.1"}', 1))]
-    assert owners == [names.from_text("x.www.example.test"), WWW]
-
-
 def test_a_schema_that_is_none() -> None:
     with pytest.raises(ValueError, match="nope"):
-        schema_parse("nope", PREFIX, ())
+        schema_parse("nope", PREFIX)
 
 
 @dataclass
@@ -117,7 +111,7 @@ def test_etcd_feed() -> None:
     source = _Source()
 
     async def main() -> list[bool]:
-        feed = etcd_feed(source, _Place(), ())
+        feed = etcd_feed(source, _Place())
         assert feed.status.error == "as the source says"
         seen = []
         async with aclosing(feed.run()) as updates:

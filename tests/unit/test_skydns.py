@@ -1,4 +1,4 @@
-"""loader/skydns.py: the SkyDNS schema, plain hosts."""
+"""loader/skydns.py: one key."""
 
 from __future__ import annotations
 
@@ -7,77 +7,86 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader import skydns
-from loader.model import DEFAULT_TTL, MAX_TTL, Put, Record, Reject
+from loader.model import DEFAULT_TTL, MAX_TTL, Put, Reject
+from loader.skydns import HOST, NOTHING, POINTER, TEXT, Service
 
-ZONE = b"\x07example\x04test\0"
-WWW = b"\x03www" + ZONE
+WWW = b"\x03www\x07example\x04test\0"
 ADDRESS = b"\xc0\x00\x02\x01"
 
 
-def parse(path: str, value: str, zones: tuple[bytes, ...] = (ZONE,)) -> list[Record]:
-    return skydns.parse("/skydns", Put("/skydns/" + path, value.encode(), 7), zones)
+def decode(path: str, value: str, lease: int = 0, granted: int = 0) -> Service:
+    service = skydns.decode("/skydns", Put("/skydns/" + path, value.encode(), 7, lease), lambda _: granted)
+    assert service is not None
+    return service
 
 
 @pytest.mark.parametrize(
-    ("value", "type_", "data"),
+    ("value", "kind", "type_", "data"),
     [
-        ('{"host":"192.0.2.1"}', 1, ADDRESS),
-        ('{"host":"2001:db8::1"}', 28, b"\x20\x01\x0d\xb8" + bytes(11) + b"\x01"),
-        ('{"host":"::ffff:192.0.2.1"}', 1, ADDRESS),
-        ('{"host":"Web.other.test"}', 5, b"\x03Web\x05other\x04test\0"),
-        ('{"host":"web.other.test."}', 5, b"\x03web\x05other\x04test\0"),
-        ('{"text":"hello"}', 16, b"\x05hello"),
-        ('{"host":"192.0.2.1","text":"heritage=external-dns"}', 1, ADDRESS),
-        ('{"host":"web.","text":"heritage=external-dns"}', 5, b"\x03web\0"),
-        ('{"host":"192.0.2.1","port":null,"owner":"me","priority":5}', 1, ADDRESS),
+        ('{"host":"192.0.2.1"}', HOST, 1, ADDRESS),
+        ('{"host":"2001:db8::1"}', HOST, 28, b"\x20\x01\x0d\xb8" + bytes(11) + b"\x01"),
+        ('{"host":"::ffff:192.0.2.1"}', HOST, 1, ADDRESS),
+        ('{"host":"Web.other.test"}', HOST, 5, b"\x03Web\x05other\x04test\0"),
+        ('{"host":"web.other.test."}', HOST, 5, b"\x03web\x05other\x04test\0"),
+        ('{"text":"hello"}', TEXT, 0, b""),
+        ('{"host":"192.0.2.1","text":"heritage=external-dns"}', HOST, 1, ADDRESS),
+        ('{"host":"192.0.2.1","port":null,"owner":"me","setIdentifier":["x"],"priority":5}', HOST, 1, ADDRESS),
+        ("{}", NOTHING, 0, b""),
+        ('{"host":"","text":""}', NOTHING, 0, b""),
+        ('{"port":80}', NOTHING, 0, b""),
     ],
 )
-def test_value(value: str, type_: int, data: bytes) -> None:
-    assert parse("test/example/www", value) == [Record(None, WWW, type_, DEFAULT_TTL, data)]
+def test_value(value: str, kind: int, type_: int, data: bytes) -> None:
+    service = decode("test/example/www", value)
+    assert (service.name, service.kind, service.type, service.data) == (WWW, kind, type_, data)
+
+
+def test_defaults() -> None:
+    service = decode("test/example/www", "{}")
+    assert (service.port, service.priority, service.weight, service.ttl, service.mail) == (0, 10, 100, DEFAULT_TTL, False)
+    assert (service.text, service.group, service.strip, service.target, service.explicit) == (b"", "", 0, WWW, False)
 
 
 @pytest.mark.parametrize(
     ("ttl", "expected"), [("0", DEFAULT_TTL), ("null", DEFAULT_TTL), ("60", 60), ("4294967295", MAX_TTL)]
 )
 def test_ttl(ttl: str, expected: int) -> None:
-    assert parse("test/example/www", f'{{"host":"192.0.2.1","ttl":{ttl}}}')[0].ttl == expected
+    assert decode("test/example/www", f'{{"host":"192.0.2.1","ttl":{ttl}}}').ttl == expected
 
 
-@pytest.mark.parametrize("value", ["{}", '{"host":""}', '{"host":"","text":""}', '{"port":80}'])
-def test_a_value_without_host_and_text_gives_nothing(value: str) -> None:
-    assert parse("test/example/www", value) == []
+def test_long_text_is_split() -> None:
+    text = decode("test/a", f'{{"text":"{"x" * 300}"}}').text
+    assert (text[0], text[256], len(text)) == (255, 45, 302)
 
 
-def owners(path: str, zones: tuple[bytes, ...]) -> list[bytes]:
-    return [record.owner for record in parse(path, '{"host":"192.0.2.1"}', zones)]
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("arpa/in-addr/10/0/0/127", POINTER), ("arpa/ip6/1/2", POINTER), ("arpa/e164/1", HOST), ("arpax/in-addr/1", HOST)],
+)
+def test_names_in_reverse_zones(path: str, kind: int) -> None:
+    assert decode(path, '{"host":"a.example.test"}').kind == kind
+    assert decode(path, '{"host":"192.0.2.1"}').kind == HOST
 
 
-def test_ancestors_below_the_apex_answer_too() -> None:
-    assert owners("test/example/www/1acbad7e", (ZONE,)) == [b"\x081acbad7e" + WWW, WWW]
-
-
-def test_aggregation_stops_at_the_nearest_apex() -> None:
-    assert owners("test/example/www/x", (ZONE, WWW)) == [b"\x01x" + WWW]
-
-
-def test_the_apex_itself() -> None:
-    assert owners("test/example", (ZONE,)) == [ZONE]
-
-
-def test_outside_every_zone_the_name_stands_alone() -> None:
-    assert owners("org/a/b", (ZONE,)) == [b"\x01b\x01a\x03org\0"]
+@pytest.mark.parametrize(
+    ("strip", "target"),
+    [(0, b"\x01a" + WWW), (1, WWW), (3, b"\x04test\0"), (4, b"\x01a" + WWW), (100, b"\x01a" + WWW)],
+)
+def test_targetstrip(strip: int, target: bytes) -> None:
+    assert decode("test/example/www/a", f'{{"host":"192.0.2.1","targetstrip":{strip}}}').target == target
+    assert decode("test/example/www/a", f'{{"host":"b.c","targetstrip":{strip}}}').target == b"\x01b\x01c\0"
 
 
 def test_reverse_names() -> None:
-    assert owners("arpa/in-addr/10/0/0/127", ()) == [b"\x03127\x010\x010\x0210\x07in-addr\x04arpa\0"]
+    assert decode("arpa/in-addr/10/0/0/127", "{}").name == b"\x03127\x010\x010\x0210\x07in-addr\x04arpa\0"
 
 
 def test_keys_are_folded() -> None:
-    assert owners("Test/Example/WWW", (ZONE,)) == [WWW]
+    assert decode("Test/Example/WWW", "{}").name == WWW
 
 
-def test_skydns_settings_are_no_records() -> None:
-    assert parse("config", "whatever") == []
+def test_skydns_settings_are_no_service() -> None:
+    assert skydns.decode("/skydns", Put("/skydns/config", b"whatever", 7), lambda _: 0) is None
 
 
 @pytest.mark.parametrize(
@@ -88,6 +97,10 @@ def test_skydns_settings_are_no_records() -> None:
         ("test/example/www", '["192.0.2.1"]', "not understood"),
         ("test/example/www", '{"host":"192.0.2.1","ttl":-1}', "ttl is 0 to"),
         ("test/example/www", '{"host":"192.0.2.1","ttl":4294967296}', "ttl is 0 to"),
+        ("test/example/www", '{"host":"192.0.2.1","port":65536}', "port is -1 to 65535"),
+        ("test/example/www", '{"host":"192.0.2.1","priority":-1}', "priority is 0 to 65535"),
+        ("test/example/www", '{"host":"192.0.2.1","weight":-1}', "weight is 0 to"),
+        ("test/example/www", '{"host":"192.0.2.1","targetstrip":-1}', "targetstrip is 0 to"),
         ("test/example/www", '{"host":"two words"}', "neither an address nor a name"),
         ("test/example/www", '{"host":"a..b"}', "neither an address nor a name"),
         ("test//www", '{"host":"192.0.2.1"}', "in the key"),
@@ -99,21 +112,21 @@ def test_skydns_settings_are_no_records() -> None:
 )
 def test_rejects(path: str, value: str, reason: str) -> None:
     with pytest.raises(Reject) as caught:
-        parse(path, value)
+        decode(path, value)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_not_utf8() -> None:
     with pytest.raises(Reject):
-        skydns.parse("/skydns", Put("/skydns/test/a", b'{"host":"\xff"}', 1))
+        skydns.decode("/skydns", Put("/skydns/test/a", b'{"host":"\xff"}', 1), lambda _: 0)
 
 
 @given(st.text(max_size=20), st.binary(max_size=40))
-def test_any_key_and_value_gives_records_or_a_reject(path: str, value: bytes) -> None:
+def test_any_key_and_value_gives_a_service_or_a_reject(path: str, value: bytes) -> None:
     reason = ""
     try:
-        skydns.parse("/skydns", Put("/skydns/" + path, value, 1), (ZONE,))
+        skydns.decode("/skydns", Put("/skydns/" + path, value, 1), lambda _: 0)
     except Reject as reject:
         reason = str(reject)
     assert "\n" not in reason

@@ -1,0 +1,175 @@
+"""An etcd source in the SkyDNS schema as a feed: keeps the tree of services, and looks after leases."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping
+from contextlib import aclosing, suppress
+from typing import Protocol
+
+from loader.feed import FeedStatus, Source, Update
+from loader.leases import Leases
+from loader.model import Changes, Delete, Listing, Put, Record
+from loader.skydns import Semantics
+from loader.skydns_tree import ServiceTree
+
+log = logging.getLogger(__name__)
+
+
+class LeasedSource(Source, Protocol):
+    """A source that can tell of leases, too."""
+
+    async def lease_ttl(self, lease: int) -> tuple[int, int]: ...
+
+
+class SkydnsFeed:
+    """loader/feed.py's Feed. Its updates name all keys that give something else than before, changed or not."""
+
+    def __init__(self, source: LeasedSource, prefix: str, zones: Collection[bytes], semantics: Semantics) -> None:
+        self._source = source
+        self._leases = Leases(source.lease_ttl, time.monotonic)
+        self._tree = ServiceTree(prefix, zones, semantics, self._leases.granted)
+        self._revision = 0
+        self._marked: set[bytes] = set()
+
+    @property
+    def status(self) -> FeedStatus:
+        return self._source.status
+
+    async def run(self) -> AsyncGenerator[Update, None]:
+        async with aclosing(self._source.run()) as items:
+            reading = asyncio.ensure_future(anext(items))
+            try:
+                while True:
+                    await asyncio.wait({reading}, timeout=self._leases.pause())
+                    if self._leases.pause() == 0:
+                        update = await self._check_leases()
+                        if update is not None:
+                            yield update
+                    if not reading.done():
+                        continue
+                    try:
+                        item = reading.result()
+                    except StopAsyncIteration:
+                        return
+                    yield await self._take(item)
+                    reading = asyncio.ensure_future(anext(items))
+            finally:
+                reading.cancel()
+                with suppress(asyncio.CancelledError, StopAsyncIteration):
+                    await reading
+
+    async def _take(self, item: Listing | Changes) -> Update:
+        puts = item.entries if isinstance(item, Listing) else [e for e in item.events if isinstance(e, Put)]
+        leases = {put.lease for put in puts if put.lease}
+        if leases:
+            await self._leases.learn(leases)
+        if isinstance(item, Changes):
+            self._revision = max(self._revision, item.revision)
+            return self._changes(item)
+        self._revision = item.revision
+        update = full_update(self._tree, item, self._marked)
+        self._forget(self._leases.known())
+        return update
+
+    def _changes(self, item: Changes) -> Update:
+        perhaps = {self._tree.lease_of(event.key) for event in item.events}
+        perhaps.update(event.lease for event in item.events if isinstance(event, Put))
+        update = change_update(self._tree, item, self._marked)
+        self._forget(perhaps)
+        return update
+
+    def _forget(self, leases: Iterable[int]) -> None:
+        for lease in leases:
+            if not self._tree.keys_of(lease):
+                self._leases.forget(lease)
+
+    async def _check_leases(self) -> Update | None:
+        gone, other = await self._leases.check()
+        lost = sorted(key for lease in gone for key in self._tree.keys_of(lease))
+        if lost:
+            log.warning("%d keys of ended leases are still here: their deletion was not heard of", len(lost))
+            deletes: list[Put | Delete] = [Delete(key, self._revision) for key in lost]
+            return self._changes(Changes(deletes, self._revision))
+        keys = self._tree.renew(other)
+        if not keys:
+            return None
+        return _update_of(self._tree, keys, {}, self._revision, {})
+
+
+def full_update(tree: ServiceTree, listing: Listing, marked: set[bytes]) -> Update:
+    """A listing in the tree's place. `marked`: the aggregates that were told before, and afterwards those that are."""
+    tree.replace(listing.entries)
+    now = tree.aggregates()
+    marks = dict.fromkeys(marked - now, False) | dict.fromkeys(now - marked, True)
+    marked.clear()
+    marked.update(now)
+    keys = [*(service.key for service in tree.services()), *tree.problems]
+    return Update(_Records(tree, keys), listing.revision, True, tree.problems, _Revisions(tree, keys), marks=marks)
+
+
+def change_update(tree: ServiceTree, changes: Changes, marked: set[bytes]) -> Update:
+    """Of several events for a key the last one counts."""
+    last = {event.key: event for event in changes.events}
+    news = {key: event if isinstance(event, Put) else None for key, event in last.items()}
+    near = {name for key in news for name in tree.names_of(key)}
+    keys = tree.change(news)
+    near.update(name for key in news for name in tree.names_of(key))
+    marks: dict[bytes, bool] = {}
+    for name in near:
+        on = tree.is_aggregate(name)
+        if on != (name in marked):
+            marks[name] = on
+            (marked.add if on else marked.discard)(name)
+    own = {key: event.mod_revision for key, event in last.items()}
+    return _update_of(tree, keys, own, changes.revision, marks)
+
+
+def _update_of(
+    tree: ServiceTree, keys: set[str], own: dict[str, int], revision: int, marks: dict[bytes, bool]
+) -> Update:
+    problems = {key: tree.problems[key] for key in keys if key in tree.problems}
+    revisions = {key: own.get(key) or tree.revision_of(key) or revision for key in keys}
+    # What changed because of another key's change moves the serial as that does.
+    causes = dict.fromkeys(keys - own.keys(), max(own.values(), default=revision))
+    return Update({key: tree.records_of(key) for key in keys}, revision, False, problems, revisions, causes, marks)
+
+
+class _Records(Mapping[str, list[Record] | None]):
+    """Records made as they are read. The tree may have moved on by then: the update that tells is on its way."""
+
+    def __init__(self, tree: ServiceTree, keys: list[str]) -> None:
+        self._tree = tree
+        self._keys = dict.fromkeys(keys)
+
+    def __getitem__(self, key: str) -> list[Record] | None:
+        return self._tree.records_of(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+class _Revisions(Mapping[str, int]):
+    def __init__(self, tree: ServiceTree, keys: list[str]) -> None:
+        self._tree = tree
+        self._keys = keys
+
+    def __getitem__(self, key: str) -> int:
+        revision = self._tree.revision_of(key)
+        if revision is None:
+            raise KeyError(key)
+        return revision
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
