@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +60,13 @@ def variables(environ: dict[str, str]) -> Iterator[Remark]:
 
 
 def listen(settings: Settings) -> Iterator[Remark]:
-    """Whether each address can be bound, on UDP and TCP, and the one of the metrics."""
+    """Whether each address can be bound, on UDP and TCP, and those of TLS and the metrics."""
     wanted = [
         (text, kind)
         for text in settings.listen
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)
     ]  # fmt: skip
+    wanted += [(text, socket.SOCK_STREAM) for text in settings.tls_listen]
     if settings.metrics and not settings.metrics.endswith(":0"):
         wanted.append((settings.metrics, socket.SOCK_STREAM))
     names = Names(settings.instance)
@@ -157,6 +159,32 @@ def credentials(settings: Settings) -> Iterator[Remark]:
     for path in (settings.etcd_password_file, settings.etcd_key, settings.config if settings.etcd_password else None):
         if path is not None and _open_to_others(path):
             yield warning("etcd", f"{path} holds a secret and may be read by every user: chmod o-r {path}")
+
+
+def tls(settings: Settings) -> Iterator[Remark]:
+    """Whether the certificate of DNS over TLS and its key belong together, and how long it lasts."""
+    from server.tls import WARN_DAYS, CertificateError, expiry, make_context
+
+    cert, key = settings.tls_cert, settings.tls_key
+    if cert is None or key is None:
+        if settings.tls_listen or cert is not None or key is not None:
+            yield problem("tls", "tls_listen, tls_cert and tls_key belong together: give all, or none")
+        return
+    try:
+        make_context(cert, key)
+        left = (expiry(cert) - time.time()) / 86400
+    except CertificateError as error:
+        yield problem("tls", str(error))
+        return
+    if left < WARN_DAYS:
+        state = "has expired" if left < 0 else f"expires in {left:.0f} days"
+        yield warning("tls", f"{cert} {state}: clients that check it turn away")
+    else:
+        yield ok("tls", f"{key} is the key of {cert}, which lasts {left:.0f} days")
+    if not settings.tls_listen:
+        yield warning("tls", "a certificate is given, but no tls_listen to use it on")
+    if _open_to_others(key):
+        yield warning("tls", f"{key} is a secret and may be read by every user: chmod o-r {key}")
 
 
 def _open_to_others(path: Path) -> bool:

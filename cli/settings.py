@@ -222,9 +222,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tcp_clients: Annotated[
         int, row("TCP connections at a time.", DNS, SERVING, unit="connections", ge=1, le=100000)
     ] = 1000  # fmt: skip
+    tcp_clients_per_address: Annotated[
+        int,
+        row(
+            "TCP connections at a time of one address (IPv6: of one /64), so that none takes all of tcp_clients; "
+            "0: no limit.",
+            DNS, SERVING, unit="connections", ge=0, le=100000,
+        ),
+    ] = 250  # fmt: skip
     tcp_idle: Annotated[
         float, row("Close a TCP connection that is silent for so long.", DNS, SERVING, unit="seconds", ge=0.1, le=3600)
     ] = 10.0
+    tls_listen: Annotated[
+        list[str],
+        row(
+            "Answer DNS over TLS (RFC 7858) here, by convention on port 853; needs tls_cert and tls_key. The limits of "
+            "TCP hold for both together.",
+            DNS, SERVING, form=values.LISTEN,
+        ),
+    ] = []  # fmt: skip
+    tls_cert: Annotated[
+        Path | None,
+        row(
+            "Certificate for tls_listen, with the chain behind it (PEM). It is loaded again when the files change, and "
+            "on SIGHUP; a pair that does not work is reported, and the old one stays in use.",
+            DNS, SERVING, form=values.FILE,
+        ),
+    ] = None  # fmt: skip
+    tls_key: Annotated[
+        Path | None,
+        row("Private key of tls_cert (PEM, without a password).", DNS, SERVING, form=values.FILE),
+    ] = None
     drain_timeout: Annotated[
         float,
         row("How long a stopping server may finish what it has begun.", DNS, SERVING, unit="seconds", ge=0, le=300),
@@ -322,6 +350,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def listen_addresses(self) -> list[tuple[str, int]]:
         """`listen` as (address, port)."""
         return [values.split_address(text) for text in self.listen]
+
+    @property
+    def tls_listen_addresses(self) -> list[tuple[str, int]]:
+        """`tls_listen` as (address, port)."""
+        return [values.split_address(text) for text in self.tls_listen]
 
     @property
     def metrics_address(self) -> tuple[str, int] | None:

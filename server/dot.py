@@ -1,6 +1,7 @@
 """DNS over TLS (RFC 7858): the encrypted clients of the stream worker.
 
-Their bytes pass through Python's ssl; messages, answers and limits are those of all stream clients (server/_stream.pyx).
+Their bytes pass through Python's ssl; messages, answers and limits are those of all stream clients
+(server/_stream.pyx).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Queries that are answered by something else than a lookup: transfers above all. The stream worker's hook for them.
 
-A `Special` is called outside the read lock, in the stream worker, with a query that is a transfer, or signed (TSIG), or of
-another opcode than QUERY, and with the client's packed address. None leaves it to the usual answer. Otherwise it gives
-the reply's messages, without length bytes: an iterable that is asked for the next one when the client has read what
-came before, so a generator need hold one message at a time. It must not block: everybody waits for it.
+A `Special` is called outside the read lock, in the stream worker, with a query that is a transfer, or signed (TSIG), or
+of another opcode than QUERY, and with the client's packed address. None leaves it to the usual answer. Otherwise it
+gives the reply's messages, without length bytes: an iterable that is asked for the next one when the client has read
+what came before, so a generator need hold one message at a time. It must not block: everybody waits for it.
 """
 
 from __future__ import annotations

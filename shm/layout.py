@@ -165,8 +165,8 @@ SLOT_WORDS = {
     ),
 }
 
-#: Counters of the answering code, one array of 8-byte words each, in the slot's page. The stream worker counts what came
-#: encrypted in a second set.
+#: Counters of the answering code, one array of 8-byte words each, in the slot's page. The stream worker counts what
+#: came encrypted in a second set.
 COUNTERS = 512
 ENCRYPTED_COUNTERS = 1024
 COUNTER_ARRAYS = {
@@ -310,8 +310,9 @@ def _check() -> int:
     """CRC-32 of every table above: two builds agree on it if and only if they agree on the format."""
     parts = (
         LAYOUT_VERSION, PAGE, SLOTS, LIVE, SIDE_SERIAL, LOADER_NOTE, LOADER_NOTE_SIZE, LOADER_WORDS,
-        SUPERVISOR_PAGE, SUPERVISOR_WORDS, FIRST_SLOT_PAGE, SLOT_WORDS, counter_offsets(), ENCRYPTED_COUNTERS, COUNTED_TYPES,
-        HISTOGRAM_BUCKETS, GATE_WAIT_HISTOGRAM, HOLD_HISTOGRAM, WRITE_WAIT_HISTOGRAM, WRITE_HOLD_HISTOGRAM,
+        SUPERVISOR_PAGE, SUPERVISOR_WORDS, FIRST_SLOT_PAGE, SLOT_WORDS, counter_offsets(COUNTERS), COUNTED_TYPES,
+        ENCRYPTED_COUNTERS, HISTOGRAM_BUCKETS,
+        GATE_WAIT_HISTOGRAM, HOLD_HISTOGRAM, WRITE_WAIT_HISTOGRAM, WRITE_HOLD_HISTOGRAM,
         GRACE_HISTOGRAM, header_offsets(), TABLE_HEADER_SIZE, META_SIZE, FREE_LISTS,
         NODE_HEADER.format, DIRECTORY_ENTRY.format, INDEX_ENTRY.format, NEGATIVE_SOA, struct.calcsize("P"),
         *(sorted((name, int(member)) for name, member in kind.__members__.items())

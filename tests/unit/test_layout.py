@@ -78,7 +78,8 @@ def test_shared_words_have_a_place_of_their_own() -> None:
         assert len(set(offsets)) == len(offsets)
         assert all(offset % 8 == 0 and start <= offset <= end - 8 for offset in offsets)
     taken: set[int] = set()
-    for offset, length in layout.counter_offsets().values():
+    plain, encrypted = layout.counter_offsets(), layout.counter_offsets(layout.ENCRYPTED_COUNTERS)
+    for offset, length in [*plain.values(), *encrypted.values()]:
         words_ = set(range(offset, offset + 8 * length, 8))
         assert not words_ & taken
         taken |= words_
@@ -118,6 +119,7 @@ def test_pages_do_not_overlap() -> None:
         ("GATE_WAIT_HISTOGRAM", layout.GATE_WAIT_HISTOGRAM + 8),
         ("SLOTS", 128),
         ("COUNTERS", layout.COUNTERS + 8),
+        ("ENCRYPTED_COUNTERS", layout.ENCRYPTED_COUNTERS + 8),
         ("LOADER_NOTE", 2048),
         ("LOADER_NOTE_SIZE", 512),
         ("SUPERVISOR_PAGE", 2),

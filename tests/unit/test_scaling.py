@@ -38,7 +38,11 @@ class Settings:
     metrics_address: tuple[str, int] | None = None
     max_udp_size: int = 1232
     tcp_clients: int = 10
+    tcp_clients_per_address: int = 0
     tcp_idle: float = 5.0
+    tls_listen_addresses: tuple[tuple[str, int], ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     drain_timeout: float = 1.0
     log_level: str = "warning"
     freebind: str = "off"
