@@ -33,8 +33,8 @@ TOOLS = frozenset({"status", "lookup", "wait", "locks", "scale"})
 EVERY = DAEMONS | TOOLS
 
 GENERAL, DNS, SOURCES, ETCD, LOGGING = "General", "DNS service", "Sources", "etcd", "Logging"
-ANSWERS, ABUSE = "Answers", "Abuse"
-GROUPS = (GENERAL, SOURCES, ETCD, DNS, ANSWERS, ABUSE, LOGGING)
+ANSWERS, ABUSE, TRANSFERS = "Answers", "Abuse", "Transfers"
+GROUPS = (GENERAL, SOURCES, ETCD, DNS, ANSWERS, ABUSE, TRANSFERS, LOGGING)
 #: Networks whose addresses nobody on the internet can forge usefully: no victim to reflect to.
 NOT_LIMITED = (
     "127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7",
@@ -307,6 +307,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = []  # fmt: skip
     drop: Annotated[
         list[str], row("Clients that get no answer.", ABUSE, SERVING, form=values.NETWORK)
+    ] = []  # fmt: skip
+
+    transfer_allow: Annotated[
+        list[str],
+        row(
+            "Who may have whole zones (AXFR, IXFR): a network, the name of a tsig_key, or both as NETWORK#KEY.",
+            TRANSFERS, SERVING, form=values.GRANT,
+        ),
+    ] = []  # fmt: skip
+    notify: Annotated[
+        list[str],
+        row(
+            "Secondaries to be told when a zone has changed, of each zone; port 53 if none is given.",
+            TRANSFERS, SERVING, form=values.NOTIFIED,
+        ),
+    ] = []  # fmt: skip
+    tsig_key: Annotated[
+        list[str],
+        row(
+            "Key of signed messages (TSIG). It has no flag: command lines are for all to see.",
+            TRANSFERS, SERVING, form=values.TSIG_KEY, flag=False, secret=True,
+        ),
     ] = []  # fmt: skip
 
     log_level: Annotated[

@@ -9,12 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
+from server import tsig
+from server.access import Access
 from server.control import ControlSocket
 from server.exporter import run_exporter
+from server.notifier import Target
+from server.passage import Doorkeeper, Passage
 from server.policy import Policy
 from server.sockets import Address
 from server.stream import StreamLimits, run_stream
 from server.supervisor import Plan, Supervisor
+from server.transfers import TransferPlan, run_transfers
 from server.worker import Limits
 from shm.board import Board
 from shm.errors import StandoffError
@@ -68,6 +73,12 @@ class ServerSettings(Protocol):
     def drop(self) -> list[str]: ...
     @property
     def stale_after(self) -> float: ...
+    @property
+    def transfer_allow(self) -> list[str]: ...
+    @property
+    def tsig_key(self) -> list[str]: ...
+    @property
+    def notify(self) -> list[str]: ...
 
 
 def serve(settings: ServerSettings) -> int:
@@ -104,6 +115,8 @@ def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
     )
     limits = StreamLimits(clients=settings.tcp_clients, idle_s=settings.tcp_idle)
     metrics = Address(*settings.metrics_address) if settings.metrics_address else None
+    transfers = _transfers(settings, policy, addresses)
+    passage = Passage() if policy.transfers else None
     return Plan(
         instance=settings.instance,
         addresses=addresses,
@@ -114,11 +127,34 @@ def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
         control_path=settings.control_path,
         drain_timeout_s=settings.drain_timeout,
         run_stream=lambda listeners: run_stream(
-            settings.instance, listeners, policy, limits, settings.drain_timeout, access
+            settings.instance,
+            listeners,
+            policy,
+            limits,
+            settings.drain_timeout,
+            access,
+            None if passage is None else Doorkeeper(passage, policy),
         ),
         run_exporter=None if metrics is None else lambda: run_exporter(settings.instance, metrics, _version()),
         lock=lock,
+        passage=passage,
+        run_transfers=None if transfers is None else lambda: run_transfers(transfers, passage),
     )
+
+
+def _transfers(settings: ServerSettings, policy: Policy, addresses: tuple[Address, ...]) -> TransferPlan | None:
+    """None if nobody may have zones, nor hear of them. Raises StandoffError for a key that is not there."""
+    targets = tuple(Target.parse(text) for text in settings.notify)
+    for setting, named in (
+        ("transfer_allow", policy.transfers.keys),
+        ("notify", [target.key for target in targets if target.key]),
+    ):
+        for key in named:
+            if key not in policy.keys:
+                raise StandoffError(f"setting {setting} names key {tsig.text_name(key)}, and tsig_key has none of it")
+    if not targets and not policy.transfers:
+        return None
+    return TransferPlan(settings.instance, policy, targets, addresses, settings.tcp_idle, settings.drain_timeout)
 
 
 def _policy(settings: ServerSettings) -> Policy:
@@ -133,6 +169,8 @@ def _policy(settings: ServerSettings) -> Policy:
         version=f"standoff {_version()}",
         cookie_secrets=given or (secrets.token_bytes(16),),
         keepalive_s=settings.tcp_idle,
+        keys=tsig.Keys(settings.tsig_key),
+        transfers=Access(settings.transfer_allow),
     )
 
 

@@ -77,7 +77,7 @@ class Query:
     class_: int
     question: bytes
     edns: Edns | None
-    signed: bool = False  # a TSIG is its last record
+    signed_at: int = 0  # where a TSIG, its last record, begins; 0 = it has none
     serial: int | None = None  # of an IXFR's SOA
 
 
@@ -103,12 +103,13 @@ def parse(packet: bytes) -> Query:
     if authorities:
         at, _, data = _record(packet, at)
         serial = int.from_bytes(data[-20:-16], "big")
-    edns, signed = None, False
+    edns, signed_at = None, 0
     for i in range(additionals):
+        start = at
         root = at < len(packet) and packet[at] == 0
         at, fixed, data = _record(packet, at)
-        signed = fixed[0] == TYPE_TSIG
-        if signed and i != additionals - 1:
+        signed_at = start if fixed[0] == TYPE_TSIG else 0
+        if signed_at and i != additionals - 1:
             raise FormatError("a TSIG record is the last one (RFC 8945 section 5.1)")
         if fixed[0] != TYPE_OPT:
             continue
@@ -121,7 +122,7 @@ def parse(packet: bytes) -> Query:
         raise FormatError("bytes after the last record")
     if not questions and (edns is None or Option.COOKIE not in edns.options):
         raise FormatError("no question, and no cookie to ask about")
-    return Query(identifier, flags, name, type_, class_, question, edns, signed, serial)
+    return Query(identifier, flags, name, type_, class_, question, edns, signed_at, serial)
 
 
 def _skip_name(packet: bytes, at: int, *, pointers: bool) -> int:

@@ -16,6 +16,7 @@ from server._counters import Counters
 from server._limits import Networks
 from server.answerer import Answerer
 from server.orphan import Orphanhood
+from server.passage import Doorkeeper
 from server.policy import Moment, Policy
 from server.sockets import TCP_BACKLOG
 from server.worker import IDLE_S, MAP_ATTEMPTS, Limits
@@ -158,6 +159,8 @@ class Client(asyncio.Protocol):
             if len(self._buffer) - at < 2 + length or len(self._buffer) - at < 2:
                 break
             packet = bytes(self._buffer[at + 2 : at + 2 + length])
+            if self._hand_over(transport, packet, at):
+                return
             at += 2 + length
             reply = self._server.answerer.answer(packet, self._address)
             self.last_progress = time.monotonic()
@@ -169,6 +172,18 @@ class Client(asyncio.Protocol):
         if self._ended and not self._paused:
             transport.close()
 
+    def _hand_over(self, transport: asyncio.Transport, packet: bytes, at: int) -> bool:
+        """Give a connection that asks for a whole zone to the transfer process, with all that was read from `at` on."""
+        doorkeeper = self._server.doorkeeper
+        if doorkeeper is None or not doorkeeper.takes(packet, self._address) or transport.get_write_buffer_size():
+            return False
+        fd = transport.get_extra_info("socket").fileno()
+        if not doorkeeper.hand_over(fd, self._address, bytes(self._buffer[at:])):
+            return False
+        self._buffer.clear()
+        transport.abort()  # our descriptor only: the connection lives on
+        return True
+
     def cut_off(self) -> None:
         if self._transport is not None:
             self._transport.abort()
@@ -177,8 +192,15 @@ class Client(asyncio.Protocol):
 class StreamServer:
     """All clients of the listening sockets."""
 
-    def __init__(self, answerer: StreamAnswerer, limits: StreamLimits, drain_timeout_s: float) -> None:
+    def __init__(
+        self,
+        answerer: StreamAnswerer,
+        limits: StreamLimits,
+        drain_timeout_s: float,
+        doorkeeper: Doorkeeper | None = None,
+    ) -> None:
         self.answerer = answerer
+        self.doorkeeper = doorkeeper
         self._limits = limits
         self._drain_timeout_s = drain_timeout_s
         self._clients: set[Client] = set()
@@ -233,12 +255,13 @@ def run_stream(
     limits: StreamLimits,
     drain_timeout_s: float,
     access: Limits = EVERYONE,
+    doorkeeper: Doorkeeper | None = None,
 ) -> int:
     """The stream worker's main; its exit status."""
     answerer = StreamAnswerer(instance, policy, access)
 
     async def serve() -> None:
-        await StreamServer(answerer, limits, drain_timeout_s).run(listeners)
+        await StreamServer(answerer, limits, drain_timeout_s, doorkeeper).run(listeners)
 
     asyncio.run(serve())
     answerer.close()
