@@ -13,8 +13,8 @@ from libc.string cimport memcmp, memcpy, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from shm._table cimport (
-    DAMAGED, FOUND, MISSING, Table, hash_label, lookup, node_ref, prefetch_index, rrset_of, rrset_ref, table_view,
-    tag_of,
+    DAMAGED, FOUND, MISSING, Table, hash_label, lookup, node_ref, prefetch_index, prefetch_node, rrset_of, rrset_ref,
+    table_view, tag_of,
 )
 from shm.layout cimport (
     FLAG_AGGREGATE, FLAG_APEX, FLAG_BELOW_CUT, FLAG_DELEGATION, FLAG_DNAME, FLAG_WILDCARD_CHILD, NEGATIVE_SOA,
@@ -172,6 +172,22 @@ cdef void hash_name(table_view *t, name_t *name) noexcept nogil:
     prefetch_index(t, tag_of(name.hashes[0]))
 
 
+cdef bint look_ahead(table_view *t, name_t *name) noexcept nogil:
+    """Bring in the name's node; False if there is none. Then the parent's index entry is on its way, and the one of a
+    wildcard beneath it."""
+    if prefetch_node(t, tag_of(name.hashes[0])) or name.labels == 0:
+        return True
+    prefetch_index(t, tag_of(name.hashes[1]))
+    prefetch_index(t, tag_of(hash_label(name.hashes[1], b"\x01*")))
+    return False
+
+
+cdef void look_further(table_view *t, name_t *name) noexcept nogil:
+    """After `look_ahead` found no node: bring in the parent's, and the wildcard's."""
+    prefetch_node(t, tag_of(name.hashes[1]))
+    prefetch_node(t, tag_of(hash_label(name.hashes[1], b"\x01*")))
+
+
 cdef int suffix_at(name_t *name, int label) noexcept nogil:
     """Where the suffix from label number `label` on begins."""
     return name.starts[label] if label < name.labels else name.length - 1
@@ -218,7 +234,9 @@ cdef int add(reply_t *r, int section, rrset_ref *rrset, int owner_at) noexcept n
     return ADDED
 
 
-cdef int add_in_turn(reply_t *r, rrset_ref *rrset, uint16_t type, int owner_at, terms_t *terms, uint32_t turn) noexcept nogil:
+cdef int add_in_turn(
+    reply_t *r, rrset_ref *rrset, uint16_t type, int owner_at, terms_t *terms, uint32_t turn
+) noexcept nogil:
     """An address RRset beginning at this query's turn, at most max_answers of it; any other as it is."""
     cdef int most = terms.max_answers if terms.max_answers else rrset.count
     cdef int size, cut, kept, tail
@@ -603,7 +621,7 @@ cdef class Terms:
 
 
 def answer_packet(bytes packet, Table table, Terms terms, moment):
-    """The hot path on one packet: the reply, b"" if it is dropped, None if it is declined. For the stream worker, tests."""
+    """The hot path on one packet: the reply, b"" if it is dropped, None if it is declined."""
     cdef question q
     cdef client_t client
     cdef int length = <int>PyBytes_GET_SIZE(packet), size, limit
