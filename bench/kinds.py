@@ -1,4 +1,4 @@
-"""Each kind of answer against a bare echo: A, NXDOMAIN, wildcard, referral, CNAME, EDNS with a cookie, a large set, a mix.
+"""Each kind of answer over a bare echo: A, NXDOMAIN, wildcard, referral, CNAME, EDNS with cookie, a large set, a mix.
 
     python -m bench.kinds [--rounds N] [--seconds S]
 
