@@ -163,7 +163,8 @@ def _pack(apex: bytes, nodes: Iterator[Node]) -> Iterator[Part]:
                 body += owner
                 body += record
                 count += 1
-                owner = (0xC000 | at).to_bytes(2, "big") if len(spelled) > 2 else apex_pointer
+                if len(owner) > 2:
+                    owner = (0xC000 | at).to_bytes(2, "big")  # to the spelled one: readers limit chains of pointers
     if count:
         yield Part(count, bytes(body))
 

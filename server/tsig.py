@@ -39,6 +39,8 @@ ALGORITHMS["hmac-md5"] = dns.tsig.HMAC_MD5
 
 def wire_name(text: str) -> bytes:
     """A name in lower-case wire form. Raises ValueError."""
+    if not text:
+        raise ValueError("the name is missing")
     try:
         return dns.name.from_text(text).to_digestable()
     except dns.exception.DNSException as error:
@@ -58,15 +60,14 @@ def parse_key(text: str) -> dns.tsig.Key:
     name, algorithm, secret = parts
     if algorithm.lower() not in ALGORITHMS:
         raise ValueError(f"{algorithm!r} is none of {', '.join(ALGORITHMS)}")
-    if not name or not wire_name(name):
-        raise ValueError("the key's name is missing")
+    owner = wire_name(name)
     try:
         raw = base64.b64decode(secret, validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("the secret is not base64") from None
     if not raw:
         raise ValueError("the secret is empty")
-    return dns.tsig.Key(dns.name.from_wire(wire_name(name), 0)[0], raw, ALGORITHMS[algorithm.lower()])
+    return dns.tsig.Key(dns.name.from_wire(owner, 0)[0], raw, ALGORITHMS[algorithm.lower()])
 
 
 class Keys:
