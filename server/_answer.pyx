@@ -155,7 +155,7 @@ cdef int parse_opt(const uint8_t *p, int length, question *q) noexcept nogil:
                 return DECLINED
             q.zone_version = 1
         elif code == OPTION_KEEPALIVE:
-            if q.keepalive or size:
+            if q.keepalive:
                 return DECLINED
             q.keepalive = 1
         at += size
@@ -284,17 +284,20 @@ cdef int target_at(uint16_t type) noexcept nogil:
 
 
 cdef int add_addresses(
-    reply_t *r, table_view *t, rrset_ref *rrset, uint16_t type, int start, name_t *owner, node_ref *cut
+    reply_t *r, table_view *t, rrset_ref *rrset, uint16_t type, int start, name_t *owner, int label, node_ref *cut
 ) noexcept nogil:
-    """Addresses of the names in an RRset's data that stands at `start`; beneath `cut` (may be NULL) they are needed."""
+    """Addresses of the names in an RRset's data that stands at `start`, of those in the zone above suffix `label` of its
+    owner; beneath `cut` (may be NULL) they are needed."""
     cdef uint64_t done[MOST_TARGETS + 1]
     cdef int known = 0, i, at = 0, where, found, added
     cdef uint16_t address_type
     cdef name_t target
-    cdef node_ref node
+    cdef node_ref node, apex
     cdef rrset_ref addresses
     if rrset.count > MOST_TARGETS:
         return DECLINED
+    if find_apex(t, owner, label, &apex) == DAMAGED:
+        return DAMAGED
     if type == TYPE_SVCB or type == TYPE_HTTPS:
         done[0] = owner.hashes[0]
         known = 1
@@ -316,7 +319,7 @@ cdef int add_addresses(
         if known <= MOST_TARGETS:
             done[known] = target.hashes[0]
             known += 1
-        found = find_suffix(t, &target, 0, &node)
+        found = find_with_addresses(t, &target, &apex, cut != NULL, &node)
         if found == DAMAGED:
             return DAMAGED
         if found == MISSING:
@@ -334,6 +337,31 @@ cdef int add_addresses(
             if added == FULL and cut != NULL and ends_in(&target, cut):
                 r.truncated = 1
     return ADDED
+
+
+cdef int find_with_addresses(table_view *t, name_t *target, node_ref *apex, bint glue, node_ref *node) noexcept nogil:
+    """The node of a target or the wildcard that it comes from, if it lies in the apex's zone; as glue, in one beneath."""
+    cdef node_ref other
+    cdef int label = 0, found = MISSING
+    if not ends_in(target, apex):
+        return MISSING
+    while label <= target.labels:
+        found = find_suffix(t, target, label, node)
+        if found != MISSING:
+            break
+        label += 1
+    if found != FOUND:
+        return found
+    if not glue:
+        if find_apex(t, target, label, &other) == DAMAGED:
+            return DAMAGED
+        if other.name_length != apex.name_length:
+            return MISSING
+    if label == 0:
+        return FOUND
+    if node.flags & (FLAG_BELOW_CUT | FLAG_DELEGATION | FLAG_DNAME) or not node.flags & FLAG_WILDCARD_CHILD:
+        return MISSING
+    return find_wildcard(t, target, label, node)
 
 
 cdef bint ends_in(name_t *name, node_ref *node) noexcept nogil:
@@ -369,7 +397,7 @@ cdef int refer(reply_t *r, table_view *t, name_t *name, int name_at, int label) 
         return FULL
     if found == DAMAGED:
         return DAMAGED
-    return add_addresses(r, t, &ns, TYPE_NS, start, name, &cut)
+    return add_addresses(r, t, &ns, TYPE_NS, start, name, label, &cut)
 
 
 # ---------------------------------------------------------------- RFC 1034 section 4.3.2
@@ -423,7 +451,7 @@ cdef int answer_sections(reply_t *r, table_view *t, question *q, terms_t *terms,
             if found == FULL:
                 r.truncated = 1
             elif found == ADDED and target_at(q.type) >= 0:
-                found = add_addresses(r, t, &rrset, q.type, start, name, NULL)
+                found = add_addresses(r, t, &rrset, q.type, start, name, label, NULL)
             return DECLINED if found < 0 else 0
         if found == DAMAGED or (q.type == TYPE_DS and label == 0 and node.flags & FLAG_APEX):
             return DECLINED
@@ -492,7 +520,7 @@ cdef int resolve(table_view *t, uint8_t *p, question *q, int limit, terms_t *ter
         if version == DECLINED:
             return DECLINED
     p[2] = <uint8_t>(0x80 | r.authoritative | r.truncated << 1 | (p[2] & 1))
-    p[3] = <uint8_t>((p[3] & 0x10) | r.rcode)
+    p[3] = r.rcode
     put16(p + 4, 1)
     put16(p + ANSWER, r.counts[0])
     put16(p + AUTHORITY, r.counts[1])

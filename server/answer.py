@@ -13,7 +13,7 @@ from server.message import ANSWER, Reply
 from server.policy import DEFAULT_MOMENT, DEFAULT_POLICY, Moment, Policy
 from server.query import (
     AA,
-    CD,
+    CLASS_ANY,
     CLASS_CHAOS,
     CLASS_IN,
     HEADER,
@@ -22,6 +22,7 @@ from server.query import (
     QR,
     RD,
     TC,
+    Edns,
     FormatError,
     Option,
     Query,
@@ -35,7 +36,7 @@ from shm.node import unpack
 
 __all__ = ["Moment", "Policy", "answer"]
 
-SOA, AXFR, MAILB, MAILA = 6, 252, 253, 254
+SOA, AXFR = 6, 252
 #: RFC 1035 section 4.2.1: what a client without EDNS takes.
 PLAIN_UDP_SIZE = 512
 
@@ -61,8 +62,8 @@ def answer(
         return _bare(packet, Rcode.NOTIMP)
     try:
         query = parse(packet)
-    except FormatError:
-        return _bare(packet, Rcode.FORMERR)
+    except FormatError as error:
+        return _bare(packet, Rcode.FORMERR, error.edns, policy)
     if query.signed_at and not moment.prohibited:
         return _answer_signed(packet, query, table, policy, moment, on_damage)
     options = edns.base_options(query, policy, moment)
@@ -94,16 +95,16 @@ def _decide(reply: Reply, table: TableView | None, policy: Policy, moment: Momen
         answer_chaos(reply, policy, moment)
     elif query.type == IXFR and not moment.stream and policy.transfers.permits(moment.address, moment.key):
         _answer_ixfr(reply, table)
-    elif query.class_ != CLASS_IN or query.type in (AXFR, IXFR):
+    elif query.class_ not in (CLASS_IN, CLASS_ANY) or query.type in (AXFR, IXFR):
         reply.rcode = Rcode.REFUSED
-    elif query.type in (MAILA, MAILB):
-        reply.rcode = Rcode.NOTIMP
     elif table is None:
         reply.rcode = Rcode.SERVFAIL
         return NOT_READY
     else:
         resolution = Resolution(reply, table, policy, moment)
         resolution.run()
+        if query.class_ == CLASS_ANY:
+            reply.flags &= ~AA  # we cannot speak for all classes (RFC 1035 section 6.2)
         if not resolution.ours:
             return NOT_AUTHORITATIVE
         version = b""
@@ -156,10 +157,11 @@ def _serial(soa: bytes) -> int:
     return int.from_bytes(soa[-20:-16], "big")
 
 
-def _bare(packet: bytes, rcode: Rcode) -> bytes:
-    """A reply of a header only: nothing behind it can be trusted."""
+def _bare(packet: bytes, rcode: Rcode, asked: Edns | None = None, policy: Policy = DEFAULT_POLICY) -> bytes:
+    """A reply of a header only: nothing behind it can be trusted, but for an OPT that is known to be good."""
     identifier, flags, *_ = HEADER.unpack_from(packet)
-    return HEADER.pack(identifier, QR | flags & (OPCODE_MASK | RD | CD) | rcode, 0, 0, 0, 0)
+    opt = edns.opt_for(asked, policy, rcode, b"")
+    return HEADER.pack(identifier, QR | flags & (OPCODE_MASK | RD) | rcode, 0, 0, 0, bool(opt)) + opt
 
 
 def _room(query: Query, policy: Policy, moment: Moment, options: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from server.policy import Moment, Policy, nsid
-from server.query import Option, Query
+from server.query import Edns, Option, Query
 from server.siphash import siphash24
 
 OPT_SIZE = 11
@@ -82,9 +82,14 @@ def extended_error(code: int, text: str = "") -> bytes:
 
 def opt_record(query: Query, policy: Policy, rcode: int, options: bytes) -> bytes:
     """The OPT record (RFC 6891 section 7), empty if the query had none."""
-    if query.edns is None:
+    return opt_for(query.edns, policy, rcode, options)
+
+
+def opt_for(asked: Edns | None, policy: Policy, rcode: int, options: bytes) -> bytes:
+    """The OPT record in answer to this one."""
+    if asked is None:
         return b""
-    flags = (0x8000 if query.edns.dnssec_ok else 0).to_bytes(2, "big")
+    flags = (0x8000 if asked.dnssec_ok else 0).to_bytes(2, "big")
     size = policy.max_udp_size.to_bytes(2, "big")
     return b"\0\0\x29" + size + bytes([rcode >> 4, 0]) + flags + len(options).to_bytes(2, "big") + options
 

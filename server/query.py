@@ -20,6 +20,7 @@ OPCODE_MASK = 0x7800
 
 CLASS_IN = 1
 CLASS_CHAOS = 3
+CLASS_ANY = 255
 TYPE_OPT = 41
 TYPE_TSIG = 250
 IXFR = 251
@@ -50,7 +51,9 @@ class Option(enum.IntEnum):
 
 
 class FormatError(ValueError):
-    """The packet breaks the message format: FORMERR."""
+    """The packet breaks the message format: FORMERR. `edns`: what its OPT said, if everything else was in order."""
+
+    edns: Edns | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,9 @@ def parse(packet: bytes) -> Query:
     if at != len(packet):
         raise FormatError("bytes after the last record")
     if not questions and (edns is None or Option.COOKIE not in edns.options):
-        raise FormatError("no question, and no cookie to ask about")
+        error = FormatError("no question, and no cookie to ask about")
+        error.edns = edns
+        raise error
     return Query(identifier, flags, name, type_, class_, question, edns, signed_at, serial)
 
 
@@ -186,5 +191,3 @@ def _check_known(options: dict[int, bytes]) -> None:
         raise FormatError("a cookie of a length that none has (RFC 7873 section 5.2.2)")
     if options.get(Option.ZONEVERSION):
         raise FormatError("a ZONEVERSION request has no data (RFC 9660 section 3.1)")
-    if options.get(Option.KEEPALIVE):
-        raise FormatError("a client's keepalive option has no data (RFC 7828 section 3.2.1)")
