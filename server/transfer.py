@@ -7,12 +7,15 @@ they need.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
 
 from server.message import RR_HEAD, rr_offsets
 from server.query import AA, CD, HEADER, QR, RD, Query
-from server.resolve import AAAA, DS, NS, A
+from server.resolve import AAAA, DS, NS, A, TableView
 from server.resolve import _name_at as name_at
 from server.tsig import LARGEST
 from shm.errors import TableDamaged
@@ -25,6 +28,8 @@ SOA, AXFR = 6, 252
 MESSAGE_SIZE = 0x4000
 #: What a single record may grow a message to: a stream's limit, less the room for a signature and an OPT.
 LARGEST_MESSAGE = 0xFFFF - LARGEST - 11
+#: Where in a node block the flags' low byte is.
+APEX_AT = 6 if sys.byteorder == "little" else 7
 
 
 class Untransferable(ValueError):
@@ -39,72 +44,79 @@ class Part:
     body: bytes
 
 
-def zone_parts(apex: bytes, apex_block: bytes, blocks: Iterable[bytes]) -> Iterator[Part]:
-    """The messages of a zone. The first has the apex's records only: it is ready before `blocks` is looked at.
+class WholeTable(TableView, Protocol):
+    """What is needed of a table that does not change."""
 
-    `blocks`: all nodes of the table. Raises Untransferable, TableDamaged.
+    def blocks(self) -> Iterator[bytes]: ...
+
+
+def zone_parts(apex: bytes, table: WholeTable) -> Iterator[Part]:
+    """The messages of a zone. The first has the apex's records only: it is ready before the names are gathered.
+
+    Raises Untransferable, TableDamaged.
     """
-    node = unpack(apex_block)
-    soa = node.rrsets.get(SOA)
-    if soa is None or not node.flags & NodeFlag.APEX:
+    block = table.find(apex)
+    node = None if block is None else unpack(block)
+    soa = None if node is None or not node.flags & NodeFlag.APEX else node.rrsets.get(SOA)
+    if node is None or soa is None:
         raise TableDamaged("a zone without a SOA")
     others = [rrset for type_, rrset in node.rrsets.items() if type_ not in (SOA, NEGATIVE_SOA)]
     yield from _pack(apex, iter([Node(apex, 0, {SOA: soa}), *(Node(apex, 0, {r.type: r}) for r in others)]))
-    yield from _pack(apex, _rest(apex, blocks, soa))
+    yield from _pack(apex, chain(_beneath(apex, table), [Node(apex, 0, {SOA: soa})]))
 
 
-def _rest(apex: bytes, blocks: Iterable[bytes], soa: RRset) -> Iterator[Node]:
-    """Everything behind the apex, the closing SOA included."""
-    for block in zone_blocks(apex, blocks):
-        yield unpack(block) if isinstance(block, bytes) else block
-    yield Node(apex, 0, {SOA: soa})
+def _beneath(apex: bytes, table: WholeTable) -> Iterator[Node]:
+    """The zone's nodes but for its apex, in the order of their names' wire forms: the same in every table."""
+    names, inner = _names_beneath(apex, table.blocks())
+    names.sort()
+    if inner:
+        yield from _cut_out(apex, names, inner, table)
+        return
+    for name in names:
+        yield _node(table, name)
 
 
-def zone_blocks(apex: bytes, blocks: Iterable[bytes]) -> Iterator[bytes | Node]:
-    """The zone's nodes but for its apex, in canonical order (RFC 4034 section 6.1)."""
-    named: list[tuple[bytes, bytes]] = []
+def _names_beneath(apex: bytes, blocks: Iterable[bytes]) -> tuple[list[bytes], set[bytes]]:
+    """All names beneath the apex, and those that are apexes themselves. Names only: a zone may have millions."""
+    names: list[bytes] = []
     inner: set[bytes] = set()
+    start, suffix = NODE_HEADER.size, len(apex)
     for block in blocks:
-        start = NODE_HEADER.size
         name = block[start : start + block[4]]
-        if not name.endswith(apex) or name == apex or not _on_a_label(name, len(name) - len(apex)):
+        end = len(name) - suffix
+        if not name.endswith(apex) or not end or (name[0] + 1 != end and not _on_a_label(name, end)):
             continue
-        _, _, _, flags = NODE_HEADER.unpack_from(block)
-        if flags & NodeFlag.APEX:
+        names.append(name)
+        if block[APEX_AT] & NodeFlag.APEX:
             inner.add(name)
-        named.append((canonical(name), block))
-    named.sort()
-    if not inner:
-        yield from (block for _, block in named)
-    else:
-        yield from _cut_out(apex, [block for _, block in named], inner)
+    return names, inner
 
 
-def _cut_out(apex: bytes, blocks: list[bytes], inner: set[bytes]) -> Iterator[bytes | Node]:
+def _node(table: WholeTable, name: bytes) -> Node:
+    block = table.find(name)
+    if block is None:
+        raise TableDamaged("a name that is in the table cannot be found in it")
+    return unpack(block)
+
+
+def _cut_out(apex: bytes, names: list[bytes], inner: set[bytes], table: WholeTable) -> Iterator[Node]:
     """Leave of other zones beneath only what delegates to them."""
-    tops: dict[bytes, Node] = {}
-    for block in blocks:
-        name = _name(block)
-        if name in inner and _top(name, apex, inner) == name:
-            tops[name] = unpack(block)
+    tops = {name for name in inner if _top(name, apex, inner) == name}
     needed = {
         name_at(rrset.wire, at + RR_HEAD).lower()
-        for node in tops.values()
-        if (rrset := node.rrsets.get(NS)) is not None
+        for top in tops
+        if (rrset := _node(table, top).rrsets.get(NS)) is not None
         for at in rr_offsets(rrset.wire)
     }
-    for block in blocks:
-        name = _name(block)
+    for name in names:
         top = _top(name, apex, inner)
         if top is None:
-            yield block
+            yield _node(table, name)
             continue
-        kept = {NS, DS} if name == top else set()
-        if name in needed:
-            kept |= {A, AAAA}
-        node = unpack(block) if kept else None
-        if node is not None:
-            yield Node(name, 0, {type_: rrset for type_, rrset in node.rrsets.items() if type_ in kept})
+        kept = ({NS, DS} if name == top else set()) | ({A, AAAA} if name in needed else set())
+        if kept:
+            rrsets = _node(table, name).rrsets
+            yield Node(name, 0, {type_: rrset for type_, rrset in rrsets.items() if type_ in kept})
 
 
 def _top(name: bytes, apex: bytes, inner: set[bytes]) -> bytes | None:
@@ -118,27 +130,11 @@ def _top(name: bytes, apex: bytes, inner: set[bytes]) -> bytes | None:
     return top
 
 
-def canonical(name: bytes) -> bytes:
-    """A key that sorts names as RFC 4034 section 6.1 wants (but for labels that hold zero bytes)."""
-    labels = []
-    at = 0
-    while name[at]:
-        end = at + 1 + name[at]
-        labels.append(name[at + 1 : end])
-        at = end
-    labels.reverse()
-    return b"\0".join(labels)
-
-
 def _on_a_label(name: bytes, end: int) -> bool:
     at = 0
     while at < end:
         at += 1 + name[at]
     return at == end
-
-
-def _name(block: bytes) -> bytes:
-    return block[NODE_HEADER.size : NODE_HEADER.size + block[4]]
 
 
 def _pack(apex: bytes, nodes: Iterator[Node]) -> Iterator[Part]:

@@ -32,7 +32,7 @@ from server.transfer import Part, Untransferable, is_newer, message, serial_of, 
 from shm import visit
 from shm._table import Table
 from shm.board import Board
-from shm.errors import NotRunning, StandoffError, TableDamaged
+from shm.errors import NotRunning, StandoffError
 from shm.tables import TableObserver
 
 log = logging.getLogger(__name__)
@@ -133,10 +133,7 @@ class Library:
 
 def _parts_of(copy: visit.Copy, apex: bytes) -> Iterator[Part]:
     """Keeps the copy until the last part is made."""
-    block = copy.table.find(apex)
-    if block is None:
-        raise TableDamaged("the zone is gone")
-    yield from zone_parts(apex, block, copy.table.blocks())
+    yield from zone_parts(apex, copy.table)
 
 
 class Connection:

@@ -139,7 +139,8 @@ class _Visit:
         assert memory is not None
         slot = self._slot
         slot.set("heartbeat_ns", time.monotonic_ns())
-        slot.set("since_ns", time.monotonic_ns())
+        since = time.monotonic_ns()
+        slot.set("since_ns", since)
         slot.words.store_fenced(_SECTION, self._section + 1)  # R2: before `live` is read
         try:
             if self._board.live != self._live or self._board.side_serial(self._live & 1) != self._serial:
@@ -156,6 +157,7 @@ class _Visit:
         finally:
             self._section += 2
             slot.set("section", self._section)
+            slot.maximum("hold_max_ns", time.monotonic_ns() - since)
 
 
 def _heap_end(segment: Segment) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,15 +15,16 @@ import dns.exception
 import dns.message
 import dns.query
 import dns.rcode
-import dns.rdatatype
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "transfers.md"
 ZONE = "example.test"
 KEY_NAME = "transfer"
 SECRET = "c2hhcmVkIHNlY3JldCBvZiBib3RoIHNpZGVz"
 KEY = f"{KEY_NAME}:hmac-sha256:{SECRET}"
 
+#: What the page leaves to the reader: where the program listens and keeps its files; and who may look at its copy.
 NSD = """
 server:
     ip-address: 127.0.0.1
@@ -38,19 +40,8 @@ server:
     verbosity: 2
 remote-control:
     control-enable: no
-{key}
-zone:
-    name: {zone}
-    zonefile: {zone}.zone
-    request-xfr: 127.0.0.1@{primary} {key_name}
-    allow-notify: 127.0.0.1 {key_name}
+{page}
     provide-xfr: 127.0.0.1 NOKEY
-"""
-NSD_KEY = """
-key:
-    name: {name}
-    algorithm: hmac-sha256
-    secret: "{secret}"
 """
 KNOT = """
 server:
@@ -61,30 +52,14 @@ database:
 log:
   - target: stderr
     any: info
-{key}
-remote:
-  - id: primary
-    address: 127.0.0.1@{primary}
-    {key_line}
 acl:
-  - id: notified
-    address: 127.0.0.1
-    action: notify
-    {key_line}
   - id: looked_at
     address: 127.0.0.1
     action: transfer
-zone:
-  - domain: {zone}
+template:
+  - id: default
     storage: {folder}
-    master: primary
-    acl: [notified, looked_at]
-"""
-KNOT_KEY = """
-key:
-  - id: {name}
-    algorithm: hmac-sha256
-    secret: {secret}
+{page}
 """
 BIND = """
 options {{
@@ -98,32 +73,42 @@ options {{
     allow-transfer {{ 127.0.0.1; }};
 }};
 controls {{ }};
-{key}
-zone "{zone}" {{
-    type secondary;
-    file "{zone}.db";
-    primaries port {primary} {{ 127.0.0.1{key_line}; }};
-}};
+{page}
 """
-BIND_KEY = 'key "{name}" {{ algorithm hmac-sha256; secret "{secret}"; }};'
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How one of them is configured and started."""
+    """How one of them is configured and started. `without_key`: what to replace on the page, by what."""
 
     program: str
     arguments: tuple[str, ...]
     config: str
-    key: str
-    key_line: str = ""
+    without_key: tuple[tuple[str, str], ...]
 
 
 KINDS = {
-    "nsd": Kind("nsd", ("-d", "-c"), NSD, NSD_KEY),
-    "knot": Kind("knotd", ("-c",), KNOT, KNOT_KEY, "key: {name}"),
-    "bind": Kind("named", ("-g", "-n", "1", "-c"), BIND, BIND_KEY, " key {name}"),
+    "nsd": Kind("nsd", ("-d", "-c"), NSD, ((r"(?s)^key:.*?\n\n", ""), (" transfer\n", " NOKEY\n"))),
+    "knot": Kind("knotd", ("-c",), KNOT, ((r"(?s)^key:.*?\n\n", ""), ("    key: transfer\n", ""))),
+    "bind": Kind("named", ("-g", "-n", "1", "-c"), BIND, ((r"(?s)^key .*?\n\n", ""), (" key transfer;", ";"))),
 }
+
+
+def configuration(kind: str, folder: Path, port: int, primary: int, *, signed: bool) -> str:
+    """The page's, for addresses on this machine."""
+    way = KINDS[kind]
+    found = re.search(rf"^```{kind}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert found, f"no configuration of {kind} in {PAGE}"
+    text = found[1]
+    assert SECRET in text
+    for address, ours in (("192.0.2.1@53", f"127.0.0.1@{primary}"), ("port 53", f"port {primary}")):
+        text = text.replace(address, ours)
+    text = text.replace("192.0.2.1", "127.0.0.1").replace("acl: notified", "acl: [notified, looked_at]")
+    if not signed:
+        for pattern, new in way.without_key:
+            text = re.sub(pattern, new, text)
+        assert KEY_NAME not in text
+    return way.config.format(folder=folder, port=port, page=text.rstrip())
 
 
 def program(name: str) -> str:
@@ -168,19 +153,8 @@ def secondary(kind: str, folder: Path, port: int, primary: int, *, signed: bool)
     way = KINDS[kind]
     executable = program(way.program)
     folder.mkdir(parents=True, exist_ok=True)
-    names = {"name": KEY_NAME, "secret": SECRET}
     config = folder / "config"
-    config.write_text(
-        way.config.format(
-            folder=folder,
-            port=port,
-            primary=primary,
-            zone=ZONE,
-            key=way.key.format(**names) if signed else "",
-            key_name=KEY_NAME if signed else "NOKEY",
-            key_line=way.key_line.format(**names) if signed else "",
-        )
-    )
+    config.write_text(configuration(kind, folder, port, primary, signed=signed))
     log = folder / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
