@@ -29,8 +29,12 @@ MAX_WORKERS = 60
 SERVING = frozenset({"run", "serve", "check"})
 LOADING = frozenset({"run", "load", "check"})
 DAEMONS = SERVING | LOADING
-TOOLS = frozenset({"status", "lookup", "wait", "locks", "scale"})
-EVERY = DAEMONS | TOOLS
+TOOLS = frozenset({"status", "lookup", "wait", "locks", "scale", "rejects", "explain", "export"})
+EVERY = DAEMONS | TOOLS | {"import"}
+#: Who asks the server or the loader over a socket.
+ASKING = frozenset({"scale", "rejects", "explain"})
+#: Who reads sources without an instance.
+READING = frozenset({"import", "export"})
 
 GENERAL, DNS, SOURCES, ETCD, LOGGING = "General", "DNS service", "Sources", "etcd", "Logging"
 ANSWERS, ABUSE, TRANSFERS = "Answers", "Abuse", "Transfers"
@@ -127,8 +131,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runtime_dir: Annotated[
         Path,
         row(
-            "Folder of the control socket.",
-            GENERAL, SERVING | {"scale"}, form=values.FOLDER,
+            "Folder of the control sockets.",
+            GENERAL, DAEMONS | ASKING, form=values.FOLDER,
             default_text="/run/standoff if writable, else $XDG_RUNTIME_DIR/standoff, else /tmp/standoff-UID",
         ),
     ] = msgspec.field(default_factory=default_runtime_dir)  # fmt: skip
@@ -141,7 +145,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         list[str],
         row(
             "A zone to be authoritative for, also while it is empty. Schema skydns needs it; others bring their own.",
-            SOURCES, LOADING, form=values.ZONE,
+            SOURCES, LOADING | READING, form=values.ZONE,
         ),
     ] = []  # fmt: skip
     state_dir: Annotated[
@@ -155,14 +159,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=default_state_dir)  # fmt: skip
     default_ttl: Annotated[
         int,
-        row("TTL of records that give none.", SOURCES, LOADING, unit="seconds", ge=0, le=604800),
+        row("TTL of records that give none.", SOURCES, LOADING | {"export"}, unit="seconds", ge=0, le=604800),
     ] = 300
     semantics: Annotated[
         Literal["coredns", "strict"],
         row(
             "Schema skydns: a name answers with all that lies beneath it, as CoreDNS does, or every name stands for "
             "itself, with wildcards. `standoff lint` lists what differs.",
-            SOURCES, LOADING,
+            SOURCES, LOADING | READING,
         ),
     ] = "coredns"  # fmt: skip
     relist_interval: Annotated[
@@ -173,32 +177,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 300.0  # fmt: skip
 
-    etcd_user: Annotated[str, row("User name for etcd.", ETCD, LOADING, form=values.TEXT)] = ""
+    etcd_user: Annotated[str, row("User name for etcd.", ETCD, LOADING | READING, form=values.TEXT)] = ""
     etcd_password: Annotated[
         str,
         row(
             "Password for etcd. It has no flag: command lines are for all to see.",
-            ETCD, LOADING, form=values.TEXT, flag=False, secret=True,
+            ETCD, LOADING | READING, form=values.TEXT, flag=False, secret=True,
         ),
     ] = ""  # fmt: skip
     etcd_password_file: Annotated[
         Path | None,
-        row("File with the password for etcd in its first line.", ETCD, LOADING, form=values.FILE),
+        row("File with the password for etcd in its first line.", ETCD, LOADING | READING, form=values.FILE),
     ] = None
     etcd_cacert: Annotated[
         Path | None,
         row(
             "Authorities that may sign etcd's certificate (PEM); for etcds:// sources.",
             ETCD,
-            LOADING,
+            LOADING | READING,
             form=values.FILE,
         ),
     ] = None
     etcd_cert: Annotated[
-        Path | None, row("Our certificate for etcd (PEM); needs etcd_key.", ETCD, LOADING, form=values.FILE)
+        Path | None, row("Our certificate for etcd (PEM); needs etcd_key.", ETCD, LOADING | READING, form=values.FILE)
     ] = None
     etcd_key: Annotated[
-        Path | None, row("Private key of etcd_cert (PEM).", ETCD, LOADING, form=values.FILE)
+        Path | None, row("Private key of etcd_cert (PEM).", ETCD, LOADING | READING, form=values.FILE)
     ] = None  # fmt: skip
 
     listen: Annotated[
@@ -354,6 +358,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def control_path(self) -> Path:
         """The control socket of this instance's server."""
         return self.runtime_dir / f"{self.instance}.sock"
+
+    @property
+    def loader_control_path(self) -> Path:
+        """The control socket of this instance's loader."""
+        return self.runtime_dir / f"{self.instance}.loader.sock"
 
 
 @dataclass(frozen=True, slots=True)
