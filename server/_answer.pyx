@@ -576,12 +576,13 @@ cdef int64_t cookie_age(question *q, terms_t *terms) noexcept nogil:
 
 
 cdef int valid_cookie(question *q, terms_t *terms, client_t *client) noexcept nogil:
-    """Whether the query has a server cookie of ours for this client (RFC 9018 section 4.3)."""
+    """Whether the query has a server cookie of ours for this client (RFC 9018 section 4.3): which secret signed it, from
+    1 on, else 0. Its reserved bytes may be anything."""
     cdef uint8_t signed_[32]
     cdef uint8_t hash_[8]
     cdef int64_t age
     cdef int i
-    if q.cookie_length != 24 or memcmp(q.cookie + 8, b"\x01\x00\x00\x00", 4) != 0:
+    if q.cookie_length != 24 or q.cookie[8] != 1:
         return 0
     age = cookie_age(q, terms)
     if age > COOKIE_OLDEST_S or age < -COOKIE_AHEAD_S:
@@ -591,14 +592,14 @@ cdef int valid_cookie(question *q, terms_t *terms, client_t *client) noexcept no
     for i in range(terms.secrets):
         siphash24(terms.secret[i], signed_, 16 + client.address_length, hash_)
         if memcmp(hash_, q.cookie + 16, 8) == 0:
-            return 1
+            return i + 1
     return 0
 
 
 cdef void put_cookie(uint8_t *at, question *q, terms_t *terms, client_t *client) noexcept nogil:
-    """The client's cookie back if it is ours and young, else a new one."""
+    """The client's cookie back if it is ours, young, and of the newest secret; else a new one."""
     cdef uint8_t signed_[32]
-    if valid_cookie(q, terms, client) and cookie_age(q, terms) <= COOKIE_RENEW_S:
+    if valid_cookie(q, terms, client) == 1 and cookie_age(q, terms) <= COOKIE_RENEW_S:
         memcpy(at, q.cookie, 24)
         return
     memcpy(signed_, q.cookie, 8)

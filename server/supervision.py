@@ -145,9 +145,7 @@ class Place:
 class Supervision:
     """The tree that is wanted, and the tree that is."""
 
-    def __init__(
-        self, workers: int, *, exporter: bool, transfers: bool = False, drain_timeout_s: float = 5.0
-    ) -> None:
+    def __init__(self, workers: int, *, exporter: bool, transfers: bool = False, drain_timeout_s: float = 5.0) -> None:
         self.wanted = workers
         self.drain_timeout_s = drain_timeout_s
         self.stopping = False
