@@ -23,8 +23,8 @@ def option(code: int, data: bytes) -> bytes:
 def cookie_for(received: bytes, address: bytes, secrets: tuple[bytes, ...], now_s: int) -> tuple[bytes, bool]:
     """The cookie to send (24 bytes) for the one received, and whether that was a valid server cookie of ours.
 
-    Version 1, three reserved bytes, time, hash over client cookie, these, and the client's address (RFC 9018 section 4).
-    The reserved ones are zero in ours and may be anything in what comes. A cookie signed with an older secret is good, and
+    Version 1, three reserved bytes, time, hash over client cookie, these, and the client's address (RFC 9018, 4). The
+    reserved ones are zero in ours and may be anything in what comes. A cookie signed with an older secret is good, and
     is replaced.
     """
     client = received[:8]

@@ -126,7 +126,7 @@ def test_ages(age_s: int, valid: bool, renewed: bool, then: int, ask: Answer) ->
 
 
 def test_rollover(ask: Answer) -> None:
-    """Put a new secret in front: cookies of the old one stay valid and are replaced. Drop the old one: they are none."""
+    """A new secret in front: cookies of the old one stay valid and are replaced. The old one dropped: they are none."""
     moment = Moment(now_s=1_700_000_000)
     cookie = fresh(Policy(cookie_secrets=(OLD,)), moment)
     packet = with_options((10, cookie))
@@ -212,7 +212,7 @@ def test_padding_over_tls_only(ask: Answer) -> None:
     assert len(ask(packet, Policy(), Moment(stream=True, encrypted=True))) == 468
 
 
-@pytest.mark.parametrize("code", [c for c in (0, 1, 2, *range(4, 10), 13, 14, 15, 16, 17, 18, 20, 26946, 65001, 65535)])
+@pytest.mark.parametrize("code", [0, 1, 2, *range(4, 10), 13, 14, 15, 16, 17, 18, 20, 26946, 65001, 65535])
 @pytest.mark.parametrize("length", [0, 1, 200])
 def test_other_options_are_ignored(code: int, length: int, ask: Answer) -> None:
     reply = ask(with_options((code, bytes(length))), Policy(), Moment())
