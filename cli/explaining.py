@@ -5,6 +5,7 @@ Reads the live table and asks the loader. Without a loader the table still tells
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -145,7 +146,8 @@ def _ask_loader(settings: Settings, made: Explanation) -> None:
             made.missing = "no loader answers: which keys gave the records is not known"
         return
     known = {(one.source, one.key) for told in made.told.values() for one in told.problems}
-    near = [one for one in rejects.rejects if concerns(one.key, wanted) and (one.source, one.key) not in known]
+    about = Concerning(_near(made.steps))
+    near = [one for one in rejects.rejects if about(one.key) and (one.source, one.key) not in known]
     made.nearby, made.searched_all = near[:MOST_NEARBY], len(rejects.rejects) >= rejects.total
 
 
@@ -165,30 +167,39 @@ def _told(fields: dict[str, Any]) -> Told:
     )
 
 
-def concerns(key: str, wanted: Iterable[bytes]) -> bool:
+def _near(steps: Iterable[tuple[bytes, Finding]]) -> set[bytes]:
+    """The names that would have changed the answer: those asked, those that gave it, and the wildcards that might."""
+    near: set[bytes] = set()
+    for name, found in steps:
+        near.add(name)
+        if found.owner is not None:
+            missing = found.kind is Kind.NXDOMAIN and len(names.STAR + found.owner) <= names.MAX_NAME
+            near.add(names.STAR + found.owner if missing else found.owner)
+    return near
+
+
+class Concerning:
     """Whether a key that was not understood looks as if it were about one of the names, in any schema."""
-    folded = key.lower()
-    return any(form in folded for name in wanted for form in forms(name))
+
+    def __init__(self, about: Iterable[bytes]) -> None:
+        found = {form for name in about for form in forms(name)}
+        self._pattern = re.compile("|".join(sorted(found)), re.IGNORECASE) if found else None
+
+    def __call__(self, key: str) -> bool:
+        return self._pattern is not None and self._pattern.search(key) is not None
 
 
 def forms(name: bytes) -> set[str]:
-    """How keys write a name: PREFIX/ZONE/OWNER/TYPE for each zone that it may be in, the labels from right to left, and
-    as file sources do."""
-    parts = [names.to_text(label_of)[:-1] for label_of in _single(name)]
-    made = {f":{names.to_text(name)}/"}
-    if not parts:
-        return made
+    """Patterns of keys for a name: PREFIX/ZONE/OWNER/TYPE for each zone that it may be in; the labels from right to
+    left, with one more for one of several services; and as file sources have it."""
+    parts = [names.to_text(names.from_labels([label]))[:-1] for label in names.labels(name)]
+    made = {re.escape(f":{names.to_text(name)}/")}
     for cut in range(len(parts)):
         zone, owner = ".".join(parts[cut:]), ".".join(parts[:cut]) or "@"
-        made |= {f"/{zone}/{owner}/", f"/{zone}./{owner}/"}
+        made.add(f"/{re.escape(zone)}[.]?/{re.escape(owner)}/[^/]*$")
     if len(parts) > 1:
-        made.add("/" + "/".join(reversed(parts)))
+        made.add(re.escape("/" + "/".join(reversed(parts))) + "(/[^/]*)?$")
     return made
-
-
-def _single(name: bytes) -> list[bytes]:
-    """Each label as a name of its own."""
-    return [names.from_labels([label]) for label in names.labels(name)]
 
 
 # ---------------------------------------------------------------- which key gave it

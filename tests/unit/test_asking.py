@@ -214,11 +214,15 @@ def test_no_loader(settings: Settings) -> None:
         ("file:/x.jsonl:www.example.test./A", "www.example.test.", True),
         ("/names/example.test/ww/A", "www.example.test.", False),
         ("/names/other.test/www/A", "www.example.test.", False),
+        ("/skydns/test/example/www/x1/y", "www.example.test.", False),
+        ("/skydns/test/example/www", "www.example.test.", True),
+        ("/names/example.test/0/25/PTR", "0/25.example.test.", True),
     ],
 )
 def test_keys_that_concern_a_name(key: str, text: str, wanted: bool) -> None:
-    assert explaining.concerns(key, [names.from_text(text)]) is wanted
-    assert not explaining.concerns(key, [names.ROOT])
+    assert explaining.Concerning([names.from_text(text)])(key) is wanted
+    assert not explaining.Concerning([names.ROOT])(key)
+    assert not explaining.Concerning([])(key)
 
 
 # ---------------------------------------------------------------- with a loader
