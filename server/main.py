@@ -133,7 +133,7 @@ def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
             limits,
             settings.drain_timeout,
             access,
-            None if passage is None else Doorkeeper(passage, policy),
+            None if passage is None else Doorkeeper(passage, policy, settings.refuse),
         ),
         run_exporter=None if metrics is None else lambda: run_exporter(settings.instance, metrics, _version()),
         lock=lock,

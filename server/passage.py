@@ -10,9 +10,11 @@ import array
 import logging
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from server import tsig
+from server._limits import Networks
 from server.policy import Policy
 from server.query import CLASS_IN, IXFR, FormatError, Query, parse
 from server.transfer import AXFR, asks_for_transfer
@@ -88,13 +90,17 @@ class Passage:
 class Doorkeeper:
     """In the stream worker: tells transfers from other queries, and passes them on."""
 
-    def __init__(self, passage: Passage, policy: Policy) -> None:
+    def __init__(self, passage: Passage, policy: Policy, refuse: Iterable[str] = ()) -> None:
+        """refuse: networks that get nothing, whatever else allows them."""
         self._passage = passage
         self._policy = policy
+        self._refuse = Networks(refuse)
 
     def takes(self, packet: bytes, address: bytes) -> bool:
         """Whether a query is for the transfer process."""
-        return asks_for_transfer(packet) and permitted(packet, address, self._policy, int(time.time())) is not None
+        if not asks_for_transfer(packet) or address in self._refuse:
+            return False
+        return permitted(packet, address, self._policy, int(time.time())) is not None
 
     def hand_over(self, fd: int, address: bytes, received: bytes) -> bool:
         """`received`: the query with its two bytes of length, and all that was read behind it."""

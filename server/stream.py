@@ -177,6 +177,8 @@ class Client(asyncio.Protocol):
         doorkeeper = self._server.doorkeeper
         if doorkeeper is None or not doorkeeper.takes(packet, self._address) or transport.get_write_buffer_size():
             return False
+        if transport.get_extra_info("sslcontext") is not None:
+            return False  # the keys of a TLS session stay here
         fd = transport.get_extra_info("socket").fileno()
         if not doorkeeper.hand_over(fd, self._address, bytes(self._buffer[at:])):
             return False

@@ -25,7 +25,7 @@ from server import tsig
 from server.access import Access
 from server.answer import answer
 from server.notifying import FIRST_RETRY_S, GATHER_S, INTERVAL_S, MOST_TELLINGS, Notifying
-from server.passage import permitted
+from server.passage import Doorkeeper, Passage, permitted
 from server.policy import Moment, Policy
 from server.query import HEADER, FormatError, parse
 from server.transfer import (
@@ -403,6 +403,14 @@ def test_two_keys_of_one_name() -> None:
 def test_who_passes(packet: bytes, address: str, passes: bool) -> None:
     assert (permitted(packet, dns_address(address), POLICY, NOW_S) is not None) is passes
     assert permitted(packet, dns_address(address), Policy(), NOW_S) is None
+
+
+def test_the_refused_do_not_pass() -> None:
+    passage = Passage()
+    packet = query("example.test.", "AXFR")
+    assert Doorkeeper(passage, POLICY, []).takes(packet, dns_address("192.0.2.1"))
+    assert not Doorkeeper(passage, POLICY, ["192.0.2.0/28"]).takes(packet, dns_address("192.0.2.1"))
+    passage.close()
 
 
 def asks(packet: bytes, address: str, *, stream: bool = False) -> dns.message.Message:
