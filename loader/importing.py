@@ -87,7 +87,9 @@ def _zone_files(source: str, zones: Collection[bytes], standard_input: Callable[
             path.write_bytes(standard_input())
         result = zonefile.ZoneFile()
         zonefile.read(path, zones, result)
-    problems = [Remark(where, reason) for where, reason in result.problems.items()]
+    problems = [
+        Remark(where, reason, names.from_text(where.rpartition("/")[0])) for where, reason in result.problems.items()
+    ]
     return gather([record for held in result.records.values() for record in held], zones, problems)
 
 

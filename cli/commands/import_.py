@@ -56,7 +56,10 @@ def command(
     With --to, only what differs from what is in etcd is written: `+` new, `~` changed, `-` removed. What cannot be
     taken over is named with the reason, and does not stop the rest unless --strict is given.
 
-    Exit status 1 if nothing could be read or written, and with --strict if anything could not.
+    --delete spares the names of what could not be taken over; if it is not known which those are, it removes nothing.
+
+    Exit status 1 if nothing could be read or written, if --delete had to do nothing, and with --strict if any part of
+    the input cannot be taken over.
     """
     import asyncio
 
@@ -81,8 +84,14 @@ def command(
         for key, value in sorted(wanted.items()):
             output.json({"key": key, "value": value.decode()})
         return Exit.DONE
-    zones = found.zones if delete else set()
-    return asyncio.run(_bring(place, wanted, zones, dry_run, {"problems": len(problems)} if as_json else None))
+    spared = {one.owner for one in problems if one.owner is not None}
+    blind = delete and any(one.owner is None for one in problems)
+    if blind:
+        output.message("nothing is removed: parts of the input cannot be read, and might be what would go (--delete)")
+    zones = found.zones if delete and not blind else set()
+    report = {"problems": len(problems)} if as_json else None
+    status = asyncio.run(_bring(place, wanted, (zones, spared), dry_run, report))
+    return Exit.FAILED if blind else status
 
 
 def _target(to: str, settings: Settings) -> Place:
@@ -135,9 +144,17 @@ def tell(lines: list[str]) -> None:
 
 
 async def _bring(
-    place: Place, wanted: dict[str, bytes], zones: set[bytes], dry_run: bool, report: dict[str, Any] | None
+    place: Place,
+    wanted: dict[str, bytes],
+    removing: tuple[set[bytes], set[bytes]],
+    dry_run: bool,
+    report: dict[str, Any] | None,
 ) -> int:
-    """Compare with etcd, show or write what differs. `report`: print JSON, with these fields in it."""
+    """Compare with etcd, show or write what differs.
+
+    removing: zones that lose the keys that are not wanted, and names in them that do not
+    report    print JSON, with these fields in it
+    """
     from cli.progress import Progress
     from loader.etcd_channel import EtcdError
     from loader.exchange.keys import plan
@@ -146,7 +163,7 @@ async def _bring(
     written = Written()
     async with place:
         puts, revision = await place.present()
-        changes = plan(place.url.prefix, {put.key: put.value for put in puts}, wanted, zones)
+        changes = plan(place.url.prefix, {put.key: put.value for put in puts}, wanted, *removing)
         counts = {word: sum(change.sign == sign for change in changes) for sign, word in SIGNS.items()}
         counts["unchanged"] = len(wanted) - counts["added"] - counts["changed"]
         failed: EtcdError | None = None

@@ -43,7 +43,7 @@ def entries(prefix: str, sets: Iterable[RecordSet]) -> tuple[dict[str, bytes], l
             records.parse(prefix, Put(key, value, 0))
             found[key] = value
         except Reject as reject:
-            problems.append(Remark(one.title, str(reject)))
+            problems.append(Remark(one.title, str(reject), one.owner))
     return found, problems
 
 
@@ -58,10 +58,15 @@ class Change:
 
 
 def plan(
-    prefix: str, present: Mapping[str, bytes], wanted: Mapping[str, bytes], zones: Collection[bytes] = ()
+    prefix: str,
+    present: Mapping[str, bytes],
+    wanted: Mapping[str, bytes],
+    zones: Collection[bytes] = (),
+    spared: Collection[bytes] = (),
 ) -> list[Change]:
     """What makes `present` hold what is wanted, sorted by key. A key that is there in another spelling (`WWW`, a dot
-    at the zone's end) keeps it; a value that means the same stays. Keys of `zones` that are not wanted go away."""
+    at the zone's end) keeps it; a value that means the same stays. Keys of `zones` that are not wanted go away, but for
+    those of the names that are spared."""
     spelling: dict[str, str] = {}
     for key in present:
         if key not in wanted and (canonical := _canonical(prefix, key, present[key])) in wanted:
@@ -76,7 +81,11 @@ def plan(
             changes.append(Change("+", key, None, value))
         elif old != value and not _same(prefix, key, old, value):
             changes.append(Change("~", key, old, value))
-    gone = (key for key in present if key not in kept and zone_of(prefix, key) in zones)
+    gone = (
+        key
+        for key in present
+        if key not in kept and zone_of(prefix, key) in zones and not (spared and owner_of(prefix, key) in spared)
+    )
     changes += [Change("-", key, present[key], None) for key in gone]
     return sorted(changes, key=lambda change: change.key)
 
@@ -92,6 +101,16 @@ def zone_of(prefix: str, key: str) -> bytes | None:
     """The zone that a key is in, whatever its value; None if it names none."""
     try:
         return names.from_text(key[len(prefix.rstrip("/")) + 1 :].partition("/")[0])
+    except names.BadName:
+        return None
+
+
+def owner_of(prefix: str, key: str) -> bytes | None:
+    """The name that a key is about, whatever its value; None if it names none."""
+    zone = zone_of(prefix, key)
+    _, _, rest = key[len(prefix.rstrip("/")) + 1 :].partition("/")
+    try:
+        return None if zone is None else names.from_text(rest.rpartition("/")[0], zone)
     except names.BadName:
         return None
 

@@ -49,16 +49,16 @@ def read(text: str, zones: Collection[bytes] = ()) -> Gathered:
         except (Reject, names.BadName) as error:
             problems.append(Remark(f"line {number}", str(error)))
         except _Dynamic as dynamic:
-            problems.append(Remark(dynamic.where, dynamic.reason))
+            problems.append(Remark(dynamic.where, dynamic.reason, dynamic.owner))
     return gather(found, known, problems)
 
 
 class _Dynamic(Exception):
     """A line that PowerDNS understands and a zone cannot hold."""
 
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(where, reason)
-        self.where, self.reason = where, reason
+    def __init__(self, where: str, reason: str, owner: bytes) -> None:
+        super().__init__(where, reason, owner)
+        self.where, self.reason, self.owner = where, reason, owner
 
 
 def _record(line: str, origin: bytes, default: int) -> Record:
@@ -67,7 +67,8 @@ def _record(line: str, origin: bytes, default: int) -> Record:
         raise Reject(f"{names.shown(line)} is not NAME TTL IN TYPE DATA")
     name, ttl, type_text, content = match.groups()
     if type_text.upper() in DYNAMIC:
-        raise _Dynamic(f"{name} {type_text.upper()}", DYNAMIC[type_text.upper()])
+        where = f"{name} {type_text.upper()}"
+        raise _Dynamic(where, DYNAMIC[type_text.upper()], names.from_text(name, origin))
     type_ = rdata.type_number(type_text)
     data = rdata.from_text(type_, content or "", origin)
     return Record(None, names.from_text(name, origin), type_, _ttl(ttl) if ttl else default, data)

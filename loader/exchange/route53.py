@@ -64,7 +64,7 @@ def read(raw: bytes, zones: Collection[bytes] = ()) -> Gathered:
             try:
                 found += _records(one)
             except (Reject, names.BadName) as error:
-                problems.append(Remark(f"{_decimal(one.Name)} {one.Type}", str(error)))
+                problems.append(Remark(f"{_decimal(one.Name)} {one.Type}", str(error), _owner(one)))
     return gather(found, zones, problems)
 
 
@@ -99,6 +99,13 @@ def _records(one: _Set) -> list[Record]:
         raise Reject("has no records")
     values = [_decimal(record.get("Value", "")) for record in one.ResourceRecords]
     return [Record(None, owner, type_, one.TTL, rdata.from_text(type_, value, names.ROOT)) for value in values]
+
+
+def _owner(one: _Set) -> bytes | None:
+    try:
+        return names.from_text(_decimal(one.Name))
+    except names.BadName:
+        return None
 
 
 def _decimal(text: str) -> str:

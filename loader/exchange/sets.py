@@ -33,10 +33,12 @@ class RecordSet:
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What could not be taken over, or not as it stood. `where` is a name and type, a line, or a key."""
+    """What could not be taken over, or not as it stood. `where` is a name and type, a line, or a key; owner is the name
+    that it is about, None if nobody knows."""
 
     where: str
     reason: str
+    owner: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -75,7 +77,7 @@ def gather(records: Iterable[Record], zones: Collection[bytes], problems: Iterab
         ttls.add(one.ttl)
         data[one.rdata] = None
     for owner in sorted(outside, key=order):
-        result.problems.append(Remark(names.to_text(owner), "is outside every zone: give its zone with --zone"))
+        result.problems.append(Remark(names.to_text(owner), "is outside every zone: give its zone with --zone", owner))
     for (zone, owner, type_), (ttls, data) in found.items():
         made = RecordSet(zone, owner, type_, min(ttls, key=_unsigned), tuple(data))
         if len(ttls) > 1:

@@ -158,6 +158,19 @@ def test_strict_changes_nothing(shared_etcd: EtcdServer, prefix: str, target: st
     assert len(content(shared_etcd, prefix)) == 2
 
 
+def test_delete_spares_what_could_not_be_taken_over(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
+    by_hand = f"{prefix}/example.test/@/A"
+    fill(shared_etcd, {by_hand: b"192.0.2.1", f"{prefix}/example.test/old/A": b"192.0.2.8"})
+    dump = "example.test 60 IN SOA a b 1 2 3 4 5\nexample.test 60 IN ALIAS x.test\n"
+    arguments = ("import", "-", "--from", "powerdns", "--to", target, "--delete")
+    unreadable = call(*arguments, stdin=dump + "w.example.test 60 IN A nonsense\n")
+    assert unreadable.exit_code == 1
+    assert "nothing is removed" in unreadable.stderr
+    assert len(content(shared_etcd, prefix)) == 3
+    assert call(*arguments, stdin=dump).exit_code == 0
+    assert set(content(shared_etcd, prefix)) == {by_hand, f"{prefix}/example.test/@/SOA"}
+
+
 def test_etcd_away(zone: str) -> None:
     (port,) = free_ports(1)
     result = call("import", zone, "--to", f"etcd://127.0.0.1:{port}/names")

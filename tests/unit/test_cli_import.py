@@ -74,3 +74,11 @@ def test_remarks_have_an_end() -> None:
 def test_a_zone_from_standard_input() -> None:
     result = call("-", "--zone", "example.test", stdin="www 60 IN A 192.0.2.1\n")
     assert json.loads(result.stdout)["key"] == "/standoff/example.test/www/A"
+
+
+def test_names_outside_the_zone_are_told_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "example.test.zone"
+    file.write_text("@ 60 IN SOA a b 1 2 3 4 5\nwww.other.test. 60 IN A 192.0.2.1\n")
+    result = call(str(file))
+    assert result.exit_code == 0
+    assert "not taken over: www.other.test./A: www.other.test. is outside the file's zone" in result.stderr

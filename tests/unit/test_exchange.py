@@ -220,6 +220,8 @@ def test_a_plan_adds_changes_and_keeps() -> None:
     ]
     gone = keys.plan("/dns", present, wanted, {ZONE})
     assert [(one.sign, one.key) for one in gone if one.sign == "-"] == [("-", "/dns/example.test/d/A")]
+    spared = keys.plan("/dns", present, wanted, {ZONE}, {names.from_text("d", ZONE)})
+    assert not [one for one in spared if one.sign == "-"]
     batches = list(keys.batches(gone, 2))
     assert [len(batch) for batch in batches] == [2, 1]
     assert batches[-1][-1].sign == "-"
