@@ -32,6 +32,23 @@ LEAK = {
                     break
                 lock.release()
         """,
+    "continue, in a loop that never ends": """
+        def f(lock, next_query):
+            while True:
+                query = next_query()
+                lock.acquire_read()
+                if query is None:
+                    continue
+                lock.release_read()
+        """,
+    "continue, with a reentrant lock": """
+        def f(xs):
+            for x in xs:
+                rlock.acquire()
+                if x:
+                    continue
+                rlock.release()
+        """,
     "end of function": """
         def f():
             lock.acquire()
