@@ -83,6 +83,11 @@ class ServerSettings(Protocol):
 
 def serve(settings: ServerSettings) -> int:
     """Run the server until it is told to stop; 0, or 1 with the reason in the log."""
+    problems = transfer_problems(settings)
+    for problem in problems:
+        log.error("%s", problem)
+    if problems:
+        return 1
     lock = LockFile(Names(settings.instance).lock("supervisor"))
     try:
         if not lock.try_acquire(patience_s=0.25):
@@ -142,16 +147,35 @@ def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
     )
 
 
+class TransferSettings(Protocol):
+    """What is said of whole zones."""
+
+    @property
+    def transfer_allow(self) -> list[str]: ...
+    @property
+    def tsig_key(self) -> list[str]: ...
+    @property
+    def notify(self) -> list[str]: ...
+
+
+def transfer_problems(settings: TransferSettings) -> list[str]:
+    """What does not go together."""
+    try:
+        keys = tsig.Keys(settings.tsig_key)
+    except ValueError as error:
+        return [f"setting tsig_key: {error}"]
+    named = [("transfer_allow", key) for key in Access(settings.transfer_allow).keys]
+    named += [("notify", key) for text in settings.notify if (key := Target.parse(text).key)]
+    return [
+        f"setting {setting} names key {tsig.text_name(key)}, and tsig_key has none of it"
+        for setting, key in named
+        if key not in keys
+    ]
+
+
 def _transfers(settings: ServerSettings, policy: Policy, addresses: tuple[Address, ...]) -> TransferPlan | None:
-    """None if nobody may have zones, nor hear of them. Raises StandoffError for a key that is not there."""
+    """None if nobody may have zones, nor hear of them."""
     targets = tuple(Target.parse(text) for text in settings.notify)
-    for setting, named in (
-        ("transfer_allow", policy.transfers.keys),
-        ("notify", [target.key for target in targets if target.key]),
-    ):
-        for key in named:
-            if key not in policy.keys:
-                raise StandoffError(f"setting {setting} names key {tsig.text_name(key)}, and tsig_key has none of it")
     if not targets and not policy.transfers:
         return None
     return TransferPlan(settings.instance, policy, targets, addresses, settings.tcp_idle, settings.drain_timeout)

@@ -6,6 +6,7 @@ import ipaddress
 import random
 from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import Path
 
 import dns.exception
 import dns.flags
@@ -21,9 +22,12 @@ import dns.xfr
 import dns.zone
 import pytest
 
+from cli import checks
+from cli.settings import Settings
 from server import tsig
 from server.access import Access
 from server.answer import answer
+from server.main import transfer_problems
 from server.notifying import FIRST_RETRY_S, GATHER_S, INTERVAL_S, MOST_TELLINGS, Notifying
 from server.passage import Doorkeeper, Passage, permitted
 from server.policy import Moment, Policy
@@ -441,6 +445,33 @@ def test_others_are_refused(type_: str) -> None:
 def test_notify_and_update_are_not_implemented(opcode: int) -> None:
     packet = HEADER.pack(1, opcode << 11, 1, 0, 0, 0) + EXAMPLE_TEST + b"\0\x06\0\1"
     assert asks(packet, "192.0.2.1").rcode() == dns.rcode.NOTIMP
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "problems"),
+    [
+        (Settings(), []),
+        (Settings(tsig_key=[KEY], transfer_allow=["transfer"], notify=["127.0.0.1:53#transfer"]), []),
+        (Settings(transfer_allow=["a.key"]), ["setting transfer_allow names key a.key., and tsig_key has none of it"]),
+        (Settings(notify=["127.0.0.1:53#b"]), ["setting notify names key b., and tsig_key has none of it"]),
+        (Settings(tsig_key=[KEY, KEY.title()]), ["setting tsig_key: there are two keys transfer."]),
+    ],
+)
+def test_keys_that_are_named_must_be_there(settings: Settings, problems: list[str]) -> None:
+    assert transfer_problems(settings) == problems
+    assert [remark.text for remark in checks.transfers(settings)] == problems
+
+
+def test_a_file_with_a_key_is_not_for_everybody(tmp_path: Path) -> None:
+    path = tmp_path / "standoff.toml"
+    path.touch(mode=0o644)
+    (remark,) = checks.transfers(Settings(tsig_key=[KEY], config=path))
+    assert "may be read by every user" in remark.text
+    path.chmod(0o600)
+    assert list(checks.transfers(Settings(tsig_key=[KEY], config=path))) == []
 
 
 # ---- when to tell
