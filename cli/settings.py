@@ -30,11 +30,11 @@ SERVING = frozenset({"run", "serve", "check"})
 LOADING = frozenset({"run", "load", "check"})
 DAEMONS = SERVING | LOADING
 TOOLS = frozenset({"status", "lookup", "wait", "locks", "scale", "rejects", "explain", "export"})
-EVERY = DAEMONS | TOOLS | {"import"}
+EVERY = DAEMONS | TOOLS | {"import", "lint"}
 #: Who asks the server or the loader over a socket.
 ASKING = frozenset({"scale", "rejects", "explain"})
 #: Who reads sources without an instance.
-READING = frozenset({"import", "export"})
+READING = frozenset({"import", "export", "lint"})
 
 GENERAL, DNS, SOURCES, ETCD, LOGGING = "General", "DNS service", "Sources", "etcd", "Logging"
 ANSWERS, ABUSE, TRANSFERS = "Answers", "Abuse", "Transfers"
@@ -159,7 +159,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=default_state_dir)  # fmt: skip
     default_ttl: Annotated[
         int,
-        row("TTL of records that give none.", SOURCES, LOADING | {"export"}, unit="seconds", ge=0, le=604800),
+        row("TTL of records that give none.", SOURCES, LOADING | {"export", "lint"}, unit="seconds", ge=0, le=604800),
     ] = 300
     semantics: Annotated[
         Literal["coredns", "strict"],
