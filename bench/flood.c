@@ -28,7 +28,8 @@ struct options {
     unsigned sockets, window, segments;
     double rate, warm_up_s, measure_s;
     int watch_core;
-    bool edns, relaxed;
+    enum extras extras;
+    bool relaxed;
 };
 
 static struct options options = {
@@ -136,7 +137,7 @@ static void usage(void)
 
 static void read_options(int argc, char **argv)
 {
-    for (int o; (o = getopt(argc, argv, "a:p:f:c:W:r:w:t:eg:C:zh")) != -1;)
+    for (int o; (o = getopt(argc, argv, "a:p:f:c:W:r:w:t:ekg:C:zh")) != -1;)
         switch (o) {
         case 'a': options.address = optarg; break;
         case 'p': options.port = optarg; break;
@@ -146,7 +147,8 @@ static void read_options(int argc, char **argv)
         case 'r': options.rate = atof(optarg); break;
         case 'w': options.warm_up_s = atof(optarg); break;
         case 't': options.measure_s = atof(optarg); break;
-        case 'e': options.edns = true; break;
+        case 'e': options.extras = EDNS; break;
+        case 'k': options.extras = COOKIE; break;
         case 'z': options.relaxed = true; break;
         case 'g': options.segments = (unsigned)atoi(optarg); break;
         case 'C': options.watch_core = atoi(optarg); break;
@@ -184,7 +186,7 @@ int main(int argc, char **argv)
 {
     struct core_ticks before, after;
     read_options(argc, argv);
-    queries = load_queries(options.file, options.edns);
+    queries = load_queries(options.file, options.extras);
     /* Room for what falls due until a query counts as lost; a closed loop needs less, and does well in the cache. */
     double room = options.rate > 0 ? 1.3 * options.rate / options.sockets : 16.0 * options.window / options.sockets;
     for (ring_size = 2048; ring_size < MAX_RING && ring_size < room; ring_size *= 2)

@@ -22,6 +22,7 @@
 #define HEADER 12
 #define MAX_QUERY 300 /* header, a name of 255, type, class, OPT */
 
+enum extras { PLAIN, EDNS, COOKIE };
 enum want { WANT_ANY, WANT_ANSWER, WANT_NXDOMAIN, WANT_NODATA, WANT_ADDRESS, WANT_SET };
 
 struct query {
@@ -63,12 +64,12 @@ static int type_number(const char *name)
 }
 
 /* A query without its ID; 0 if the name cannot be one. `question` gets the length of the question section. */
-static size_t encode_query(uint8_t *packet, const char *name, int type, bool edns, uint16_t *question)
+static size_t encode_query(uint8_t *packet, const char *name, int type, enum extras extras, uint16_t *question)
 {
     uint8_t *p = packet + HEADER;
     memset(packet, 0, HEADER);
     packet[5] = 1; /* QDCOUNT */
-    packet[11] = edns;
+    packet[11] = extras != PLAIN;
     for (const char *label = name; *label;) {
         size_t length = strcspn(label, ".");
         if (length < 1 || length > 63 || (size_t)(p - packet) + length > HEADER + 253)
@@ -81,10 +82,15 @@ static size_t encode_query(uint8_t *packet, const char *name, int type, bool edn
     *p++ = 0;
     p = put16(put16(p, (unsigned)type), 1);
     *question = (uint16_t)(p - packet - HEADER);
-    if (edns) {
-        static const uint8_t opt[11] = {0, 0, 41, 1232 >> 8, 1232 & 0xff}; /* root, OPT, payload size, zeros */
+    if (extras != PLAIN) {
+        static const uint8_t opt[23] = {
+            0, 0, 41, 1232 >> 8, 1232 & 0xff, 0, 0, 0, 0, 0, 12, /* root, OPT, payload size, flags, length */
+            0, 10, 0, 8, 'b', 'e', 'n', 'c', 'h', 'm', 'a', 'r', /* COOKIE, a client's (RFC 7873) */
+        };
         memcpy(p, opt, sizeof opt);
-        p += sizeof opt;
+        if (extras == EDNS)
+            p[10] = 0;
+        p += extras == EDNS ? 11 : sizeof opt;
     }
     return (size_t)(p - packet);
 }
@@ -121,7 +127,7 @@ static void *grown(void *block, size_t size)
 }
 
 /* Every query of a file; exits with a message about the first line that is none. */
-static struct queries load_queries(const char *path, bool edns)
+static struct queries load_queries(const char *path, enum extras extras)
 {
     struct queries qs = {0};
     char line[1024], name[512], type[32], want[64];
@@ -142,7 +148,7 @@ static struct queries load_queries(const char *path, bool edns)
         *q = (struct query){.offset = qs.used, .want = WANT_ANSWER};
         int code = words > 1 ? type_number(type) : 1;
         if (code > 0)
-            q->length = (uint16_t)encode_query(qs.wire + qs.used, strcmp(name, ".") ? name : "", code, edns, &q->question);
+            q->length = (uint16_t)encode_query(qs.wire + qs.used, strcmp(name, ".") ? name : "", code, extras, &q->question);
         q->type = (uint16_t)code;
         if (!q->length || (words > 2 && !parse_want(want, q))) {
             fprintf(stderr, "flood: %s:%lu: not a query: %s", path, number, line);

@@ -187,6 +187,15 @@ def tls(settings: Settings) -> Iterator[Remark]:
         yield warning("tls", f"{key} is a secret and may be read by every user: chmod o-r {key}")
 
 
+def transfers(settings: Settings) -> Iterator[Remark]:
+    """Whether every key that is named is there, and keys are kept."""
+    from server.main import transfer_problems
+
+    yield from (problem("transfers", text) for text in transfer_problems(settings))
+    if settings.tsig_key and settings.config is not None and _open_to_others(settings.config):
+        yield warning("transfers", f"{settings.config} holds a key and may be read by every user: chmod o-r it")
+
+
 def _open_to_others(path: Path) -> bool:
     try:
         return bool(path.stat().st_mode & stat.S_IROTH)

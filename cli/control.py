@@ -1,4 +1,4 @@
-"""Client of the server's control socket (server/control.py says what goes over it)."""
+"""Client of the control sockets: the server's and the loader's (server/control.py and loader/control.py tell more)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shm.errors import NotRunning, StandoffError
 
 
 class ControlFailed(StandoffError):
-    """The server could not be asked, or gave no proper reply."""
+    """The server or loader could not be asked, or gave no proper reply."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -24,16 +24,20 @@ class Reply(msgspec.Struct, frozen=True):
     message: str
 
 
-def find_socket(settings: Settings) -> Path:
-    """The instance's socket. A tool's user may have another default folder than the server's: look in all of them."""
-    places = [settings.control_path]
+def find_socket(settings: Settings, part: str = "server") -> Path:
+    """The socket of the instance's server or loader. A tool's user may have another default folder than theirs: look in
+    all of them."""
+    places = [settings.control_path if part == "server" else settings.loader_control_path]
     if settings.runtime_dir == default_runtime_dir():
-        places += [folder / settings.control_path.name for folder in runtime_folders()]
+        places += [folder / places[0].name for folder in runtime_folders()]
     return next((path for path in places if path.exists()), places[0])
 
 
-def ask(path: Path, command: str, arguments: dict[str, Any], timeout_s: float = 5.0) -> tuple[Reply, dict[str, Any]]:
-    """Send a command and wait for the reply, at most `timeout_s` for each step. Raises NotRunning, ControlFailed."""
+def ask(
+    path: Path, command: str, arguments: dict[str, Any], timeout_s: float = 5.0, part: str = "server"
+) -> tuple[Reply, dict[str, Any]]:
+    """Send a command to the server or the loader and wait for the reply, at most `timeout_s` for each step. Raises
+    NotRunning, ControlFailed."""
     from server.control import pack
 
     request = pack({"command": command, **arguments})
@@ -44,17 +48,17 @@ def ask(path: Path, command: str, arguments: dict[str, Any], timeout_s: float = 
             connection.sendall(request)
             body = _receive(connection)
         except (FileNotFoundError, ConnectionRefusedError):
-            raise NotRunning(f"no server listens at {path}: is the instance running?") from None
+            raise NotRunning(f"no {part} listens at {path}: is the instance running?") from None
         except TimeoutError:
-            raise ControlFailed(f"the server at {path} did not reply within {timeout_s:g} s") from None
+            raise ControlFailed(f"the {part} at {path} did not reply within {timeout_s:g} s") from None
         except OSError as error:
-            raise ControlFailed(f"cannot ask the server at {path}: {error.strerror or error}") from error
+            raise ControlFailed(f"cannot ask the {part} at {path}: {error.strerror or error}") from error
     try:
         return msgspec.msgpack.decode(body, type=Reply), msgspec.msgpack.decode(body, type=dict[str, Any])
     except msgspec.ValidationError as error:
-        raise ControlFailed(f"the server at {path} gave an improper reply: {error}") from error
+        raise ControlFailed(f"the {part} at {path} gave an improper reply: {error}") from error
     except msgspec.DecodeError as error:
-        raise ControlFailed(f"the server at {path} gave no msgpack: {error}") from error
+        raise ControlFailed(f"the {part} at {path} gave no msgpack: {error}") from error
 
 
 def _connect(connection: socket.socket, path: Path, timeout_s: float) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 from typing import Any
 
 import click
 
 from cli.options import CONTEXT, write_lines
 
-#: Every command, in the order and the groups of the help. Its module has the same name and holds `command`.
+#: Every command, in the order and the groups of the help. `module_of` says where each one's `command` is.
 COMMANDS = {
     "Serve": ("run", "serve", "load", "check"),
-    "Look": ("status", "locks", "lookup", "wait"),
-    "Change": ("scale",),
+    "Look": ("status", "locks", "lookup", "explain", "rejects", "lint", "wait"),
+    "Change": ("scale", "import", "export"),
     "Try": ("drill",),
     "Shell": ("completion",),
 }
@@ -29,6 +30,11 @@ Every option is also a variable (--log-level: STANDOFF_LOG_LEVEL) and a key of s
 (log_level). Exit status: 0 done, 1 failed, 2 usage, 3 not running. Manual: man standoff"""
 
 
+def module_of(name: str) -> str:
+    """The module in cli/commands/ that holds a command."""
+    return name + "_" * keyword.iskeyword(name)
+
+
 class Commands(click.Group):
     """The commands of COMMANDS, imported one by one when they are needed."""
 
@@ -38,7 +44,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = importlib.import_module(f"cli.commands.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"cli.commands.{module_of(cmd_name)}").command
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:

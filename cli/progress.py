@@ -18,8 +18,9 @@ LOG_EVERY_S = 5.0
 class Progress:
     """`start(total)`, then `advance(n)` as often as you like (some 100 ns), then `done()`. May be started again."""
 
-    def __init__(self, what: str = "names") -> None:
+    def __init__(self, what: str = "names", doing: str = "loading", done: str = "loaded") -> None:
         self._what = what
+        self._doing, self._did = doing, done
         self._terminal = sys.stderr.isatty()
         self._bar: Any = None
         self._count = 0
@@ -52,7 +53,7 @@ class Progress:
             self._next_show = now + LOG_EVERY_S
             of = f" of {self._total}" if self._total else ""
             rate = self._count / (now - self._started)
-            log.info("loaded %d%s %s, %.0f a second", self._count, of, self._what, rate)
+            log.info("%s %d%s %s, %.0f a second", self._did, self._count, of, self._what, rate)
             return
         self._next_show = now + 0.1
         if self._bar is None:
@@ -64,12 +65,12 @@ class Progress:
         from rich.console import Console
 
         self._bar = progress.Progress(
-            progress.TextColumn("loading"),
+            progress.TextColumn(self._doing),
             progress.BarColumn(),
             progress.TextColumn("{task.completed:,.0f} " + self._what),
             progress.TimeRemainingColumn(elapsed_when_finished=True),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._bar.add_task("loading", total=self._total)
+        self._task = self._bar.add_task(self._doing, total=self._total)
         self._bar.start()

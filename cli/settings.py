@@ -29,12 +29,16 @@ MAX_WORKERS = 60
 SERVING = frozenset({"run", "serve", "check"})
 LOADING = frozenset({"run", "load", "check"})
 DAEMONS = SERVING | LOADING
-TOOLS = frozenset({"status", "lookup", "wait", "locks", "scale"})
-EVERY = DAEMONS | TOOLS
+TOOLS = frozenset({"status", "lookup", "wait", "locks", "scale", "rejects", "explain", "export"})
+EVERY = DAEMONS | TOOLS | {"import", "lint"}
+#: Who asks the server or the loader over a socket.
+ASKING = frozenset({"scale", "rejects", "explain"})
+#: Who reads sources without an instance.
+READING = frozenset({"import", "export", "lint"})
 
 GENERAL, DNS, SOURCES, ETCD, LOGGING = "General", "DNS service", "Sources", "etcd", "Logging"
-ANSWERS, ABUSE = "Answers", "Abuse"
-GROUPS = (GENERAL, SOURCES, ETCD, DNS, ANSWERS, ABUSE, LOGGING)
+ANSWERS, ABUSE, TRANSFERS = "Answers", "Abuse", "Transfers"
+GROUPS = (GENERAL, SOURCES, ETCD, DNS, ANSWERS, ABUSE, TRANSFERS, LOGGING)
 #: Networks whose addresses nobody on the internet can forge usefully: no victim to reflect to.
 NOT_LIMITED = (
     "127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7",
@@ -127,8 +131,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runtime_dir: Annotated[
         Path,
         row(
-            "Folder of the control socket.",
-            GENERAL, SERVING | {"scale"}, form=values.FOLDER,
+            "Folder of the control sockets.",
+            GENERAL, DAEMONS | ASKING, form=values.FOLDER,
             default_text="/run/standoff if writable, else $XDG_RUNTIME_DIR/standoff, else /tmp/standoff-UID",
         ),
     ] = msgspec.field(default_factory=default_runtime_dir)  # fmt: skip
@@ -141,7 +145,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         list[str],
         row(
             "A zone to be authoritative for, also while it is empty. Schema skydns needs it; others bring their own.",
-            SOURCES, LOADING, form=values.ZONE,
+            SOURCES, LOADING | READING, form=values.ZONE,
         ),
     ] = []  # fmt: skip
     state_dir: Annotated[
@@ -155,14 +159,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=default_state_dir)  # fmt: skip
     default_ttl: Annotated[
         int,
-        row("TTL of records that give none.", SOURCES, LOADING, unit="seconds", ge=0, le=604800),
+        row("TTL of records that give none.", SOURCES, LOADING | {"export", "lint"}, unit="seconds", ge=0, le=604800),
     ] = 300
     semantics: Annotated[
         Literal["coredns", "strict"],
         row(
             "Schema skydns: a name answers with all that lies beneath it, as CoreDNS does, or every name stands for "
             "itself, with wildcards. `standoff lint` lists what differs.",
-            SOURCES, LOADING,
+            SOURCES, LOADING | READING,
         ),
     ] = "coredns"  # fmt: skip
     relist_interval: Annotated[
@@ -173,32 +177,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 300.0  # fmt: skip
 
-    etcd_user: Annotated[str, row("User name for etcd.", ETCD, LOADING, form=values.TEXT)] = ""
+    etcd_user: Annotated[str, row("User name for etcd.", ETCD, LOADING | READING, form=values.TEXT)] = ""
     etcd_password: Annotated[
         str,
         row(
             "Password for etcd. It has no flag: command lines are for all to see.",
-            ETCD, LOADING, form=values.TEXT, flag=False, secret=True,
+            ETCD, LOADING | READING, form=values.TEXT, flag=False, secret=True,
         ),
     ] = ""  # fmt: skip
     etcd_password_file: Annotated[
         Path | None,
-        row("File with the password for etcd in its first line.", ETCD, LOADING, form=values.FILE),
+        row("File with the password for etcd in its first line.", ETCD, LOADING | READING, form=values.FILE),
     ] = None
     etcd_cacert: Annotated[
         Path | None,
         row(
             "Authorities that may sign etcd's certificate (PEM); for etcds:// sources.",
             ETCD,
-            LOADING,
+            LOADING | READING,
             form=values.FILE,
         ),
     ] = None
     etcd_cert: Annotated[
-        Path | None, row("Our certificate for etcd (PEM); needs etcd_key.", ETCD, LOADING, form=values.FILE)
+        Path | None, row("Our certificate for etcd (PEM); needs etcd_key.", ETCD, LOADING | READING, form=values.FILE)
     ] = None
     etcd_key: Annotated[
-        Path | None, row("Private key of etcd_cert (PEM).", ETCD, LOADING, form=values.FILE)
+        Path | None, row("Private key of etcd_cert (PEM).", ETCD, LOADING | READING, form=values.FILE)
     ] = None  # fmt: skip
 
     listen: Annotated[
@@ -337,6 +341,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         list[str], row("Clients that get no answer.", ABUSE, SERVING, form=values.NETWORK)
     ] = []  # fmt: skip
 
+    transfer_allow: Annotated[
+        list[str],
+        row(
+            "Who may have whole zones (AXFR, IXFR): a network, the name of a tsig_key, or both as NETWORK#KEY.",
+            TRANSFERS, SERVING, form=values.GRANT,
+        ),
+    ] = []  # fmt: skip
+    notify: Annotated[
+        list[str],
+        row(
+            "Secondaries to be told when a zone has changed, of each zone; port 53 if none is given.",
+            TRANSFERS, SERVING, form=values.NOTIFIED,
+        ),
+    ] = []  # fmt: skip
+    tsig_key: Annotated[
+        list[str],
+        row(
+            "Key of signed messages (TSIG). It has no flag: command lines are for all to see.",
+            TRANSFERS, SERVING, form=values.TSIG_KEY, flag=False, secret=True,
+        ),
+    ] = []  # fmt: skip
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         row("Least serious messages to log.", LOGGING, DAEMONS - {"check"}),
@@ -365,6 +391,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def control_path(self) -> Path:
         """The control socket of this instance's server."""
         return self.runtime_dir / f"{self.instance}.sock"
+
+    @property
+    def loader_control_path(self) -> Path:
+        """The control socket of this instance's loader."""
+        return self.runtime_dir / f"{self.instance}.loader.sock"
 
 
 @dataclass(frozen=True, slots=True)

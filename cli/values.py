@@ -133,6 +133,36 @@ def _cookie_secret(text: str) -> str:
     return text.lower()
 
 
+def _grant(text: str) -> str:
+    from server.access import Grant
+
+    Grant.parse(text)
+    return text.lower()
+
+
+def _notified(text: str) -> str:
+    """With the port, always."""
+    from server.notifier import Target
+
+    place, separator, key = text.partition("#")
+    if separator and not key:
+        raise ValueError("the key's name is missing after '#'")
+    if place.count(":") != 1 and not place.startswith("["):
+        place = f"[{place}]" if ":" in place else place
+    if place.endswith("]") or ":" not in place:
+        place += ":53"
+    whole = _listen(place) + separator + key.lower()
+    Target.parse(whole)
+    return whole
+
+
+def _tsig_key(text: str) -> str:
+    from server.tsig import parse_key
+
+    parse_key(text)
+    return text
+
+
 def _text(text: str) -> str:
     if not text.isprintable():
         raise ValueError("it has control characters")
@@ -149,4 +179,7 @@ FOLDER = Form("FOLDER", "the path of a folder", _folder)
 NETWORK = Form("NETWORK", "a network, as in 192.0.2.0/24 or 2001:db8::/32", _network)
 COOKIE_SECRET = Form("HEX", "16 bytes in hexadecimal, as `openssl rand -hex 16` prints", _cookie_secret)
 FOLDER_OR_NONE = Form("FOLDER", "the path of a folder, or empty", lambda text: _folder(text) if text else text)
+GRANT = Form("CLIENT", "a network, a key's name or NETWORK#KEY, as in 192.0.2.0/24#transfer.example", _grant)
+NOTIFIED = Form("ADDR[:PORT][#KEY]", "an IP address, as in 192.0.2.7, [2001:db8::7]:5353 or 192.0.2.7#key", _notified)
+TSIG_KEY = Form("NAME:ALGORITHM:BASE64", "NAME:ALGORITHM:BASE64, as in transfer:hmac-sha256:c2VjcmV0", _tsig_key)
 TEXT = Form("TEXT", "a line of text", _text)

@@ -16,7 +16,6 @@ from loader.snapshot import Snapshot
 log = logging.getLogger(__name__)
 
 
-
 class KeptSource:
     """Gives what the source gives. If that is away at the start, the snapshot's content comes first."""
 

@@ -25,8 +25,12 @@ Ask = Callable[[int], Awaitable[tuple[int, int]]]
 #: Questions to etcd that run at a time, and at most in one go: many leases must not fill the connection.
 _AT_ONCE = 32
 _BATCH = 512
-#: Seconds that one go may take before the change that waits for it goes out with the shortest TTL instead.
-_PATIENCE = 2.0
+#: Seconds that a first list, and a change, wait for the TTLs of leases that are new in it. Then they go out with the
+#: shortest TTL, and once more when etcd has told.
+LIST_PATIENCE = 2.0
+CHANGE_PATIENCE = 0.02
+_CHECK_PATIENCE = 5.0
+_SOON = 0.05
 #: Seconds after a lease should have ended: etcd looks for ended leases twice a second, and the watch needs its time.
 _GRACE = 3.0
 #: A lease that is kept alive is asked for at most this often, in seconds.
@@ -52,11 +56,11 @@ class Leases:
         """Those that are looked after."""
         return set(self._due)
 
-    async def learn(self, leases: Iterable[int]) -> None:
-        """Ask for those that are not known. What cannot be learned now is asked for again later."""
+    async def learn(self, leases: Iterable[int], patience: float) -> None:
+        """Ask for those that are not known, for so many seconds. What is not learned now is asked for soon."""
         fresh = [lease for lease in dict.fromkeys(leases) if lease and lease not in self._due]
-        for at in range(0, len(fresh), _BATCH):
-            await self._look(fresh[at : at + _BATCH])
+        if fresh:
+            await self._look(fresh, patience, _SOON)
 
     def pause(self) -> float | None:
         """Seconds until a lease is due; None: none is."""
@@ -75,7 +79,7 @@ class Leases:
             del self._due[lease]
             due.append(lease)
         before = {lease: self.granted(lease) for lease in due}
-        gone = await self._look(due)
+        gone = await self._look(due, _CHECK_PATIENCE, _RETRY)
         return gone, {lease for lease in due if lease not in gone and self.granted(lease) != before[lease]}
 
     def forget(self, lease: int) -> None:
@@ -83,8 +87,8 @@ class Leases:
         self._granted.pop(lease, None)
         self._due.pop(lease, None)
 
-    async def _look(self, leases: list[int]) -> set[int]:
-        """Ask for all of these; those that are gone."""
+    async def _look(self, leases: list[int], patience: float, again: float) -> set[int]:
+        """Ask for all of these; those that are gone. What was not answered is due again after so many seconds."""
         gone: set[int] = set()
         gate = asyncio.Semaphore(_AT_ONCE)
 
@@ -99,13 +103,13 @@ class Leases:
                 self._plan(lease, max(left + _GRACE, _LEAST_PAUSE))
 
         for lease in leases:
-            self._plan(lease, _RETRY)  # unless it is answered
+            self._plan(lease, again)  # unless it is answered
         tasks = [asyncio.ensure_future(one(lease)) for lease in leases]
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(patience):
                 await asyncio.gather(*tasks)
         except (EtcdError, TimeoutError) as error:
-            log.info("leases: %s; asking again in %.0f s", error or "etcd takes too long", _RETRY)
+            log.debug("leases: %s; asking again", error or "no answer in time")
         finally:
             for task in tasks:
                 task.cancel()

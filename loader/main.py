@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loader import etcd_url, names
+from loader.control import Desk, LoaderSocket
 from loader.etcd_channel import ClientOptions
 from loader.etcd_source import EtcdSource
 from loader.feed import Feed, Update, etcd_feed
@@ -56,6 +57,8 @@ class LoaderSettings(Protocol):
 
     @property
     def instance(self) -> str: ...
+    @property
+    def loader_control_path(self) -> Path: ...
     @property
     def source(self) -> list[str]: ...
     @property
@@ -123,6 +126,8 @@ class _Loader:
         self._introduce(writer, remove_leftovers(board))
         zones = Zones(self._zones, self._settings.default_ttl)
         publisher = Publisher(writer, zones, len(self._feeds), self._progress, live_serials(board))
+        control = LoaderSocket(self._settings.loader_control_path, Desk(publisher, lambda: self._status(publisher)))
+        await control.open()
         tasks = [asyncio.create_task(self._read(number, feed)) for number, feed in enumerate(self._feeds)]
         tasks.append(asyncio.create_task(self._beat(writer, board, publisher)))
         work = asyncio.create_task(self._work(publisher))
@@ -134,6 +139,7 @@ class _Loader:
             return 0 if stop in done else 1
         finally:
             notify(STOPPING="1")
+            await control.close()
             await _cancel([*tasks, work, stop])
             writer.close()
             lock.release()
@@ -224,6 +230,20 @@ class _Loader:
                 told = now
                 publisher.tell()
             await asyncio.sleep(BEAT_S)
+
+    def _status(self, publisher: Publisher) -> dict[str, Any]:
+        """For the control socket."""
+        sources = [
+            {"source": url, "state": feed.status.state.name.lower(), "error": feed.status.error}
+            for url, feed in zip(self._settings.source, self._feeds, strict=True)
+        ]
+        return {
+            "pid": os.getpid(),
+            "revision": publisher.revision,
+            "published": publisher.published,
+            "rejects": len(publisher.rejects()),
+            "sources": sources,
+        }
 
     def _show_sources(self, writer: TableWriter) -> None:
         states = [feed.status for feed in self._feeds]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from loader.compiler import Gift
 from loader.feed import Update
 from loader.model import Record
 from loader.zone import Zones
@@ -50,6 +51,8 @@ class Publisher:
         self._listed = [False] * sources
         self._revisions = [0] * sources
         self._source_problems: dict[str, str] = {}
+        self._problem_revisions: dict[str, int] = {}  # of the keys in _source_problems
+        self._rejects: dict[str, str] = {}  # what `tell` has found last
         self._told: set[str] = set()
         self._published_revision = -1
         self._meta: dict[str, Any] = {}
@@ -92,8 +95,9 @@ class Publisher:
         problem = update.problems.get(key)
         if problem is not None:
             self._source_problems[name] = problem
-        else:
-            self._source_problems.pop(name, None)
+            self._problem_revisions[name] = update.revisions.get(key, update.revision)
+        elif self._source_problems.pop(name, None) is not None:
+            del self._problem_revisions[name]
         if records or problem is not None:
             self._keys[source].add(key)
         else:
@@ -159,6 +163,8 @@ class Publisher:
         problems = {**self._source_problems, **self._zones.problems}
         words.set("keys", sum(map(len, self._keys)))
         words.set("rejects", len(problems))
+        if problems != self._rejects:
+            self._rejects = problems
         fresh = [(key, reason) for key, reason in problems.items() if f"{key} {reason}" not in self._told]
         for key, reason in fresh[:LOGGED_PROBLEMS]:
             log.warning("key %s: %s", key, reason)
@@ -168,6 +174,20 @@ class Publisher:
             if f"{key} {reason}" not in self._told:
                 log.info("key %s: %s", key, reason)
         self._told = {f"{key} {reason}" for book in (problems, self._zones.warnings) for key, reason in book.items()}
+
+    # ------------------------------------------------------------ for the control socket (loader/control.py)
+
+    def rejects(self) -> Mapping[str, str]:
+        """Key -> why it gives nothing, a second old at most; another object once that has changed."""
+        return self._rejects
+
+    def revision_of(self, name: str) -> int:
+        """The revision of a key's last change, 0 if it is not known."""
+        return self._problem_revisions.get(name) or self._zones.revision_of(name) or 0
+
+    def about(self, name: bytes) -> tuple[list[Gift], Mapping[str, str], Mapping[str, str]]:
+        """Of a name: what which key gives, and key -> what was refused, what was changed there."""
+        return (self._zones.gifts_of(name), *self._zones.said_of(name))
 
     async def _breathe(self) -> None:
         self._writer.words.set("loader_heartbeat_ns", time.monotonic_ns())

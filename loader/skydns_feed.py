@@ -10,7 +10,7 @@ from contextlib import aclosing, suppress
 from typing import Protocol
 
 from loader.feed import FeedStatus, Source, Update
-from loader.leases import Leases
+from loader.leases import CHANGE_PATIENCE, LIST_PATIENCE, Leases
 from loader.model import Changes, Delete, Listing, Put, Record
 from loader.skydns import Semantics
 from loader.skydns_tree import ServiceTree
@@ -41,13 +41,19 @@ class SkydnsFeed:
     async def run(self) -> AsyncGenerator[Update, None]:
         async with aclosing(self._source.run()) as items:
             reading = asyncio.ensure_future(anext(items))
+            checking: asyncio.Future[tuple[set[int], set[int]]] | None = None
             try:
                 while True:
-                    await asyncio.wait({reading}, timeout=self._leases.pause())
-                    if self._leases.pause() == 0:
-                        update = await self._check_leases()
+                    tasks = {task for task in (reading, checking) if task is not None}
+                    pause = self._leases.pause() if checking is None else None
+                    await asyncio.wait(tasks, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                    if checking is not None and checking.done():
+                        update = self._leases_checked(*checking.result())
+                        checking = None
                         if update is not None:
                             yield update
+                    if checking is None and self._leases.pause() == 0:
+                        checking = asyncio.ensure_future(self._leases.check())
                     if not reading.done():
                         continue
                     try:
@@ -57,15 +63,17 @@ class SkydnsFeed:
                     yield await self._take(item)
                     reading = asyncio.ensure_future(anext(items))
             finally:
-                reading.cancel()
-                with suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await reading
+                for task in (reading, checking):
+                    if task is not None:
+                        task.cancel()
+                        with suppress(asyncio.CancelledError, StopAsyncIteration):
+                            await task
 
     async def _take(self, item: Listing | Changes) -> Update:
         puts = item.entries if isinstance(item, Listing) else [e for e in item.events if isinstance(e, Put)]
         leases = {put.lease for put in puts if put.lease}
         if leases:
-            await self._leases.learn(leases)
+            await self._leases.learn(leases, LIST_PATIENCE if isinstance(item, Listing) else CHANGE_PATIENCE)
         if isinstance(item, Changes):
             self._revision = max(self._revision, item.revision)
             return self._changes(item)
@@ -86,8 +94,7 @@ class SkydnsFeed:
             if not self._tree.keys_of(lease):
                 self._leases.forget(lease)
 
-    async def _check_leases(self) -> Update | None:
-        gone, other = await self._leases.check()
+    def _leases_checked(self, gone: set[int], other: set[int]) -> Update | None:
         lost = sorted(key for lease in gone for key in self._tree.keys_of(lease))
         if lost:
             log.warning("%d keys of ended leases are still here: their deletion was not heard of", len(lost))

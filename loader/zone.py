@@ -229,6 +229,11 @@ class Zones:
         """Provenance: what which key gives to a name (compiler.Gift), in the order of the keys."""
         return sorted(self._gifts_of(name), key=lambda gift: str(gift[0]))
 
+    def said_of(self, name: bytes) -> tuple[dict[str, str], dict[str, str]]:
+        """Of one name: key -> why it gives nothing there, and key -> what was changed."""
+        self._settle_pending()
+        return self._problems.get(name, {}), self._warnings.get(name, {})
+
     # ------------------------------------------------------------ gifts
 
     def _names_of(self, key: str) -> tuple[bytes, ...]:

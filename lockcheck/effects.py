@@ -6,6 +6,7 @@ import ast
 from dataclasses import dataclass, field, replace
 
 from lockcheck import calls
+from lockcheck.facts import targets
 from lockcheck.graph import Graph, Node, Step
 from lockcheck.kinds import ASYNC_GUESS
 from lockcheck.locks import Lock, Operation, Resolver
@@ -142,8 +143,6 @@ class Effects:
         return Effect()
 
     def _assign(self, item: ast.AST) -> Effect:
-        from lockcheck.facts import targets
-
         names = targets(item)
         value = getattr(item, "value", None)
         escapes: tuple[Key, ...] = ()

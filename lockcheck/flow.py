@@ -55,6 +55,7 @@ class Walk:
         self.effects = effects
         self.out = Outcome(function, graph, effects)
         self.tracked = fact.worth_tracking(graph)
+        self.loops = {n.item for n in graph.nodes if isinstance(n.item, (ast.For, ast.AsyncFor, ast.While))}
         self.release_lines: dict[Key, set[int]] = defaultdict(set)
         for node in graph.nodes:
             operation = effects.of(node).operation
@@ -244,7 +245,15 @@ class Walk:
             return state
         if waits and not (lock.kind.reentrant or lock.kind.counting):
             self.out.doubles.setdefault((lock, *at), hold)
+        elif lock.kind.reentrant and (hold.line, hold.column) == at and self._released_in_loop(lock.key, node.line):
+            # Another turn of a loop that releases it in others: each such turn leaves it held once more.
+            self.out.rebound.setdefault((lock, hold._replace(depth=1)), state.way)
         return state.put(lock, hold._replace(depth=min(hold.depth + 1, MAX_DEPTH)))
+
+    def _released_in_loop(self, key: Key, line: int) -> bool:
+        """Whether the innermost loop around a line releases the lock, too."""
+        around = [loop for loop in self.loops if _within(loop, {line})]
+        return bool(around) and _within(max(around, key=lambda loop: loop.lineno), self.release_lines[key])
 
     def _order(self, node: Node, lock: Lock, state: State) -> None:
         held = state.holding()
@@ -347,7 +356,7 @@ def _told_locked(state: State, lock: Lock, locked: bool) -> list[State]:
 
 def _within(item: ast.AST, lines: set[int]) -> bool:
     """Whether one of the lines is in the body of this loop."""
-    if not isinstance(item, (ast.For, ast.AsyncFor)):
+    if not isinstance(item, (ast.For, ast.AsyncFor, ast.While)):
         return False
     last = item.body[-1].end_lineno or item.lineno
     return any(item.body[0].lineno <= line <= last for line in lines)

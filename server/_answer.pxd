@@ -61,6 +61,8 @@ cdef struct client_t:
 
 cdef int parse(const uint8_t *p, int length, question *q) noexcept nogil
 cdef void hash_name(table_view *t, name_t *name) noexcept nogil
+cdef bint look_ahead(table_view *t, name_t *name) noexcept nogil
+cdef void look_further(table_view *t, name_t *name) noexcept nogil
 cdef int reply_limit(question *q, terms_t *terms, bint stream) noexcept nogil
 cdef int resolve(table_view *t, uint8_t *p, question *q, int limit, terms_t *terms, client_t *client) noexcept nogil
 cdef int valid_cookie(question *q, terms_t *terms, client_t *client) noexcept nogil

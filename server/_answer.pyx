@@ -13,8 +13,8 @@ from libc.string cimport memcmp, memcpy, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from shm._table cimport (
-    DAMAGED, FOUND, MISSING, Table, hash_label, lookup, node_ref, prefetch_index, rrset_of, rrset_ref, table_view,
-    tag_of,
+    DAMAGED, FOUND, MISSING, Table, hash_label, lookup, node_ref, prefetch_index, prefetch_node, rrset_of, rrset_ref,
+    table_view, tag_of,
 )
 from shm.layout cimport (
     FLAG_AGGREGATE, FLAG_APEX, FLAG_BELOW_CUT, FLAG_DELEGATION, FLAG_DNAME, FLAG_WILDCARD_CHILD, NEGATIVE_SOA,
@@ -158,7 +158,7 @@ cdef int parse_opt(const uint8_t *p, int length, question *q) noexcept nogil:
                 return DECLINED
             q.zone_version = 1
         elif code == OPTION_KEEPALIVE:
-            if q.keepalive or size:
+            if q.keepalive:
                 return DECLINED
             q.keepalive = 1
         elif code == OPTION_PADDING:
@@ -175,6 +175,22 @@ cdef void hash_name(table_view *t, name_t *name) noexcept nogil:
         i -= 1
         name.hashes[i] = hash_label(name.hashes[i + 1], name.wire + name.starts[i])
     prefetch_index(t, tag_of(name.hashes[0]))
+
+
+cdef bint look_ahead(table_view *t, name_t *name) noexcept nogil:
+    """Bring in the name's node; False if there is none. Then the parent's index entry is on its way, and the one of a
+    wildcard beneath it."""
+    if prefetch_node(t, tag_of(name.hashes[0])) or name.labels == 0:
+        return True
+    prefetch_index(t, tag_of(name.hashes[1]))
+    prefetch_index(t, tag_of(hash_label(name.hashes[1], b"\x01*")))
+    return False
+
+
+cdef void look_further(table_view *t, name_t *name) noexcept nogil:
+    """After `look_ahead` found no node: bring in the parent's, and the wildcard's."""
+    prefetch_node(t, tag_of(name.hashes[1]))
+    prefetch_node(t, tag_of(hash_label(name.hashes[1], b"\x01*")))
 
 
 cdef int suffix_at(name_t *name, int label) noexcept nogil:
@@ -223,7 +239,9 @@ cdef int add(reply_t *r, int section, rrset_ref *rrset, int owner_at) noexcept n
     return ADDED
 
 
-cdef int add_in_turn(reply_t *r, rrset_ref *rrset, uint16_t type, int owner_at, terms_t *terms, uint32_t turn) noexcept nogil:
+cdef int add_in_turn(
+    reply_t *r, rrset_ref *rrset, uint16_t type, int owner_at, terms_t *terms, uint32_t turn
+) noexcept nogil:
     """An address RRset beginning at this query's turn, at most max_answers of it; any other as it is."""
     cdef int most = terms.max_answers if terms.max_answers else rrset.count
     cdef int size, cut, kept, tail
@@ -271,17 +289,20 @@ cdef int target_at(uint16_t type) noexcept nogil:
 
 
 cdef int add_addresses(
-    reply_t *r, table_view *t, rrset_ref *rrset, uint16_t type, int start, name_t *owner, node_ref *cut
+    reply_t *r, table_view *t, rrset_ref *rrset, uint16_t type, int start, name_t *owner, int label, node_ref *cut
 ) noexcept nogil:
-    """Addresses of the names in an RRset's data that stands at `start`; beneath `cut` (may be NULL) they are needed."""
+    """Addresses of the names in an RRset's data that stands at `start`, of those in the zone above suffix `label` of its
+    owner; beneath `cut` (may be NULL) they are needed."""
     cdef uint64_t done[MOST_TARGETS + 1]
     cdef int known = 0, i, at = 0, where, found, added
     cdef uint16_t address_type
     cdef name_t target
-    cdef node_ref node
+    cdef node_ref node, apex
     cdef rrset_ref addresses
     if rrset.count > MOST_TARGETS:
         return DECLINED
+    if find_apex(t, owner, label, &apex) == DAMAGED:
+        return DAMAGED
     if type == TYPE_SVCB or type == TYPE_HTTPS:
         done[0] = owner.hashes[0]
         known = 1
@@ -303,7 +324,7 @@ cdef int add_addresses(
         if known <= MOST_TARGETS:
             done[known] = target.hashes[0]
             known += 1
-        found = find_suffix(t, &target, 0, &node)
+        found = find_with_addresses(t, &target, &apex, cut != NULL, &node)
         if found == DAMAGED:
             return DAMAGED
         if found == MISSING:
@@ -321,6 +342,31 @@ cdef int add_addresses(
             if added == FULL and cut != NULL and ends_in(&target, cut):
                 r.truncated = 1
     return ADDED
+
+
+cdef int find_with_addresses(table_view *t, name_t *target, node_ref *apex, bint glue, node_ref *node) noexcept nogil:
+    """The node of a target or the wildcard that it comes from, if it lies in the apex's zone; as glue, in one beneath."""
+    cdef node_ref other
+    cdef int label = 0, found = MISSING
+    if not ends_in(target, apex):
+        return MISSING
+    while label <= target.labels:
+        found = find_suffix(t, target, label, node)
+        if found != MISSING:
+            break
+        label += 1
+    if found != FOUND:
+        return found
+    if not glue:
+        if find_apex(t, target, label, &other) == DAMAGED:
+            return DAMAGED
+        if other.name_length != apex.name_length:
+            return MISSING
+    if label == 0:
+        return FOUND
+    if node.flags & (FLAG_BELOW_CUT | FLAG_DELEGATION | FLAG_DNAME) or not node.flags & FLAG_WILDCARD_CHILD:
+        return MISSING
+    return find_wildcard(t, target, label, node)
 
 
 cdef bint ends_in(name_t *name, node_ref *node) noexcept nogil:
@@ -356,7 +402,7 @@ cdef int refer(reply_t *r, table_view *t, name_t *name, int name_at, int label) 
         return FULL
     if found == DAMAGED:
         return DAMAGED
-    return add_addresses(r, t, &ns, TYPE_NS, start, name, &cut)
+    return add_addresses(r, t, &ns, TYPE_NS, start, name, label, &cut)
 
 
 # ---------------------------------------------------------------- RFC 1034 section 4.3.2
@@ -410,7 +456,7 @@ cdef int answer_sections(reply_t *r, table_view *t, question *q, terms_t *terms,
             if found == FULL:
                 r.truncated = 1
             elif found == ADDED and target_at(q.type) >= 0:
-                found = add_addresses(r, t, &rrset, q.type, start, name, NULL)
+                found = add_addresses(r, t, &rrset, q.type, start, name, label, NULL)
             return DECLINED if found < 0 else 0
         if found == DAMAGED or (q.type == TYPE_DS and label == 0 and node.flags & FLAG_APEX):
             return DECLINED
@@ -479,7 +525,7 @@ cdef int resolve(table_view *t, uint8_t *p, question *q, int limit, terms_t *ter
         if version == DECLINED:
             return DECLINED
     p[2] = <uint8_t>(0x80 | r.authoritative | r.truncated << 1 | (p[2] & 1))
-    p[3] = <uint8_t>((p[3] & 0x10) | r.rcode)
+    p[3] = r.rcode
     put16(p + 4, 1)
     put16(p + ANSWER, r.counts[0])
     put16(p + AUTHORITY, r.counts[1])
@@ -542,12 +588,13 @@ cdef int64_t cookie_age(question *q, terms_t *terms) noexcept nogil:
 
 
 cdef int valid_cookie(question *q, terms_t *terms, client_t *client) noexcept nogil:
-    """Whether the query has a server cookie of ours for this client (RFC 9018 section 4.3)."""
+    """Whether the query has a server cookie of ours for this client (RFC 9018 section 4.3): which secret signed it, from
+    1 on, else 0. Its reserved bytes may be anything."""
     cdef uint8_t signed_[32]
     cdef uint8_t hash_[8]
     cdef int64_t age
     cdef int i
-    if q.cookie_length != 24 or memcmp(q.cookie + 8, b"\x01\x00\x00\x00", 4) != 0:
+    if q.cookie_length != 24 or q.cookie[8] != 1:
         return 0
     age = cookie_age(q, terms)
     if age > COOKIE_OLDEST_S or age < -COOKIE_AHEAD_S:
@@ -557,14 +604,14 @@ cdef int valid_cookie(question *q, terms_t *terms, client_t *client) noexcept no
     for i in range(terms.secrets):
         siphash24(terms.secret[i], signed_, 16 + client.address_length, hash_)
         if memcmp(hash_, q.cookie + 16, 8) == 0:
-            return 1
+            return i + 1
     return 0
 
 
 cdef void put_cookie(uint8_t *at, question *q, terms_t *terms, client_t *client) noexcept nogil:
-    """The client's cookie back if it is ours and young, else a new one."""
+    """The client's cookie back if it is ours, young, and of the newest secret; else a new one."""
     cdef uint8_t signed_[32]
-    if valid_cookie(q, terms, client) and cookie_age(q, terms) <= COOKIE_RENEW_S:
+    if valid_cookie(q, terms, client) == 1 and cookie_age(q, terms) <= COOKIE_RENEW_S:
         memcpy(at, q.cookie, 24)
         return
     memcpy(signed_, q.cookie, 8)
@@ -616,7 +663,7 @@ cdef class Terms:
 
 
 def answer_packet(bytes packet, Table table, Terms terms, moment):
-    """The hot path on one packet: the reply, b"" if it is dropped, None if it is declined. For the stream worker, tests."""
+    """The hot path on one packet: the reply, b"" if it is dropped, None if it is declined."""
     cdef question q
     cdef client_t client
     cdef int length = <int>PyBytes_GET_SIZE(packet), size, limit

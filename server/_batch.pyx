@@ -5,7 +5,7 @@ Three passes over a batch, so that a table of a million names, which no cache ho
 question; bring in the nodes; answer. What the hot path declines goes to the reference, in Python, one by one.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from libc.time cimport time_t
@@ -13,12 +13,13 @@ from libc.time cimport time_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 from server._answer cimport (
-    DECLINED, DROPPED, HEADER_SIZE, Terms, client_t, hash_name, parse, question, reply_limit, resolve, valid_cookie,
+    DECLINED, DROPPED, HEADER_SIZE, Terms, client_t, hash_name, look_ahead, look_further, parse, question, reply_limit,
+    resolve, valid_cookie,
 )
 from server._counters cimport Counters
 from server._limits cimport DROP, PASS, SLIP, Networks, RateLimiter
 from shm._atomic cimport word_add
-from shm._table cimport Table, prefetch_node, table_view, tag_of
+from shm._table cimport Table, table_view
 
 from shm.layout import DropReason
 
@@ -167,7 +168,8 @@ cdef class Batch:
 
     def answer(self, Table table):
         """Answer the batch from `table` (None: nothing is published). Inside the read lock."""
-        cdef int i, declined = 0
+        cdef int i, declined = 0, misses = 0
+        cdef int missing[BATCH]
         cdef table_view *t = NULL
         cdef question *q
         if table is not None:
@@ -181,8 +183,11 @@ cdef class Batch:
                     hash_name(t, &q.name)
             if t != NULL:
                 for i in range(self.count):
-                    if self.questions[i].state > 0:
-                        prefetch_node(t, tag_of(self.questions[i].name.hashes[0]))
+                    if self.questions[i].state > 0 and not look_ahead(t, &self.questions[i].name):
+                        missing[misses] = i
+                        misses += 1
+                for i in range(misses):
+                    look_further(t, &self.questions[missing[i]].name)
             for i in range(self.count):
                 self.sizes[i] = self.answer_one(i, t)
                 declined += self.sizes[i] < 0

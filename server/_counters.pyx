@@ -51,8 +51,8 @@ cdef class Counters:
     cdef void drop(self, int reason) noexcept nogil:
         word_add(self.dropped + 8 * reason, 1)
 
-    def count(self, bytes packet, reply, bint ipv6=False, bint answered=False):
-        """Count one message that is answered by another way. `reply` None: it got none, or (`answered`) several."""
+    def count(self, bytes packet, reply, bint ipv6=False):
+        """Count one message that is answered by another way. `reply` None: it got none."""
         cdef question q
         cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(packet)
         cdef int length = <int>PyBytes_GET_SIZE(packet)
@@ -60,8 +60,6 @@ cdef class Counters:
         self.request(&q, length, ipv6)
         if reply is not None:
             self.response(<const uint8_t *>PyBytes_AS_STRING(reply), <int>PyBytes_GET_SIZE(reply))
-        elif answered:
-            word_add(self.rcode, 1)
         elif length < 12:
             self.drop(DropReason.SHORT)
         else:

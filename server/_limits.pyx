@@ -93,7 +93,8 @@ cdef class RateLimiter:
     def set_rate(self, double rate):
         """This worker's share has changed."""
         self.cost_ns = <int64_t>(1e9 / rate)
-        self.most_ns = 1000000000
+        # A second's worth, and one reply at least: a share of less than one a second is not none.
+        self.most_ns = max(1000000000, self.cost_ns)
 
     def judge(self, bytes address, int64_t now_ns):
         """"pass", "slip" or "drop", for tests and tools."""

@@ -93,7 +93,6 @@ cdef struct conn_t:
     uint8_t queued
     uint8_t held                        # waits for what Python makes of its first message
     uint8_t asked                       # Python has been asked about its first message, and passed
-    uint8_t streaming                   # Python has more to send
     uint8_t address[16]
     int64_t progress_ns
     uint8_t *input
@@ -623,7 +622,7 @@ cdef class Streams:
             return 0
         if c.unsent_size:
             events = EPOLLOUT
-        elif c.queued or c.held or c.streaming:
+        elif c.queued or c.held:
             events = 0
         elif c.leaving or c.ended:
             return self.drop(slot)
@@ -632,7 +631,7 @@ cdef class Streams:
             epoll_set(self.epoll, EPOLL_CTL_MOD, c.fd, events, <uint64_t>slot)
         return 0
 
-    # ---- for encrypted clients, and for what Python sends
+    # ---- for encrypted clients, and for held ones
 
     def take_outgoing(self):
         """[slot] of encrypted clients to be looked after: replies to send, a turn that has ended."""
@@ -662,7 +661,7 @@ cdef class Streams:
     def state(self, int slot):
         """"busy": not to be read from now; "done": to be closed; "open"."""
         cdef conn_t *c = self.at(slot)
-        if c.unsent_size or c.queued or c.held or c.streaming:
+        if c.unsent_size or c.queued or c.held:
             return "busy"
         return "done" if c.leaving or c.ended else "open"
 
@@ -678,44 +677,24 @@ cdef class Streams:
             raise ValueError("there is no whole message")
         return PyBytes_FromStringAndSize(<char *>c.input + 2, <size_t>c.input[0] << 8 | c.input[1])
 
-    def go_on(self, int slot, bint taken):
-        """End the hold. taken: the message is Python's, its replies will come by `push`; else the reference answers."""
+    def received(self, int slot):
+        """All that has been read from a client and is not answered, lengths included."""
         cdef conn_t *c = self.at(slot)
-        cdef size_t length
+        return PyBytes_FromStringAndSize(<char *>c.input, c.input_size)
+
+    def descriptor(self, int slot):
+        """The client's socket."""
+        return self.at(slot).fd
+
+    def go_on(self, int slot):
+        """End the hold: the reference answers the message, and is not to ask for a hold again."""
+        cdef conn_t *c = self.at(slot)
         if not c.held:
             raise ValueError("it is not held")
         c.held = 0
-        c.asked = not taken
-        if taken:
-            length = 2 + (<size_t>c.input[0] << 8 | c.input[1])
-            c.input += length
-            c.input_size -= length
-        if not self.keep_input(c):
-            self.drop(slot)
-            return
-        c.progress_ns = self.now_ns
+        c.asked = 1
         self.enqueue(slot)
         self.settle(slot)
-
-    def push(self, int slot, list messages, bint more):
-        """Send replies that Python made. more: others will follow, the connection is not to be closed meanwhile."""
-        cdef conn_t *c = self.at(slot)
-        c.streaming = more
-        for message in messages:
-            if not 0 < len(message) <= LARGEST:
-                raise ValueError("no message has this size")
-            framed = len(message).to_bytes(2, "big") + message
-            if not self.keep_reply(c, <const uint8_t *>PyBytes_AS_STRING(framed), <size_t>len(framed)):
-                self.drop(slot)
-                return
-        if c.encrypted:
-            self.settle(slot)
-        else:
-            self.flush(slot)
-
-    def has_room(self, int slot):
-        """Whether more can be pushed without heaping it up."""
-        return self.at(slot).unsent_size < SHARE
 
     @property
     def unread(self):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from server.policy import Moment, Policy, nsid
-from server.query import Option, Query
+from server.query import Edns, Option, Query
 from server.siphash import siphash24
 
 OPT_SIZE = 11
@@ -23,15 +23,17 @@ def option(code: int, data: bytes) -> bytes:
 def cookie_for(received: bytes, address: bytes, secrets: tuple[bytes, ...], now_s: int) -> tuple[bytes, bool]:
     """The cookie to send (24 bytes) for the one received, and whether that was a valid server cookie of ours.
 
-    Version 1, three reserved bytes, time, hash over client cookie, these, and the client's address (RFC 9018, 4).
+    Version 1, three reserved bytes, time, hash over client cookie, these, and the client's address (RFC 9018, 4). The
+    reserved ones are zero in ours and may be anything in what comes. A cookie signed with an older secret is good, and
+    is replaced.
     """
     client = received[:8]
-    if len(received) == 24 and received[8:12] == b"\1\0\0\0":
+    if len(received) == 24 and received[8] == 1:
         signed = received[:16]
         age = (now_s - int.from_bytes(received[12:16], "big") + 2**31) % 2**32 - 2**31  # serial arithmetic, RFC 1982
-        good = any(siphash24(secret, signed + address) == received[16:] for secret in secrets)
-        if good and -COOKIE_AHEAD_S <= age <= COOKIE_OLDEST_S:
-            if age <= COOKIE_RENEW_S:
+        signer = next((n for n, one in enumerate(secrets) if siphash24(one, signed + address) == received[16:]), None)
+        if signer is not None and -COOKIE_AHEAD_S <= age <= COOKIE_OLDEST_S:
+            if signer == 0 and age <= COOKIE_RENEW_S:
                 return received, True
             return _new_cookie(client, address, secrets[0], now_s), True
     return _new_cookie(client, address, secrets[0], now_s), False
@@ -82,9 +84,14 @@ def extended_error(code: int, text: str = "") -> bytes:
 
 def opt_record(query: Query, policy: Policy, rcode: int, options: bytes) -> bytes:
     """The OPT record (RFC 6891 section 7), empty if the query had none."""
-    if query.edns is None:
+    return opt_for(query.edns, policy, rcode, options)
+
+
+def opt_for(asked: Edns | None, policy: Policy, rcode: int, options: bytes) -> bytes:
+    """The OPT record in answer to this one."""
+    if asked is None:
         return b""
-    flags = (0x8000 if query.edns.dnssec_ok else 0).to_bytes(2, "big")
+    flags = (0x8000 if asked.dnssec_ok else 0).to_bytes(2, "big")
     size = policy.max_udp_size.to_bytes(2, "big")
     return b"\0\0\x29" + size + bytes([rcode >> 4, 0]) + flags + len(options).to_bytes(2, "big") + options
 

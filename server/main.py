@@ -9,13 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
+from server import tsig
+from server.access import Access
 from server.control import ControlSocket
 from server.exporter import run_exporter
+from server.notifier import Target
+from server.passage import Doorkeeper, Passage
 from server.policy import Policy
 from server.sockets import Address
 from server.stream import StreamLimits, run_stream
 from server.supervisor import Plan, Supervisor
 from server.tls import Certificate, CertificateError
+from server.transfers import TransferPlan, run_transfers
 from server.worker import Limits
 from shm.board import Board
 from shm.errors import StandoffError
@@ -77,10 +82,21 @@ class ServerSettings(Protocol):
     def drop(self) -> list[str]: ...
     @property
     def stale_after(self) -> float: ...
+    @property
+    def transfer_allow(self) -> list[str]: ...
+    @property
+    def tsig_key(self) -> list[str]: ...
+    @property
+    def notify(self) -> list[str]: ...
 
 
 def serve(settings: ServerSettings) -> int:
     """Run the server until it is told to stop; 0, or 1 with the reason in the log."""
+    problems = transfer_problems(settings)
+    for problem in problems:
+        log.error("%s", problem)
+    if problems:
+        return 1
     lock = LockFile(Names(settings.instance).lock("supervisor"))
     try:
         if not lock.try_acquire(patience_s=0.25):
@@ -114,6 +130,8 @@ def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
     limits = StreamLimits(settings.tcp_clients, settings.tcp_idle, settings.tcp_clients_per_address)
     certificate = _certificate(settings)
     metrics = Address(*settings.metrics_address) if settings.metrics_address else None
+    transfers = _transfers(settings, policy, addresses)
+    passage = Passage() if policy.transfers else None
     return Plan(
         instance=settings.instance,
         addresses=addresses,
@@ -125,10 +143,20 @@ def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
         control_path=settings.control_path,
         drain_timeout_s=settings.drain_timeout,
         run_stream=lambda plain, encrypted: run_stream(
-            settings.instance, plain, policy, limits, settings.drain_timeout, access, encrypted, certificate
+            settings.instance,
+            plain,
+            policy,
+            limits,
+            settings.drain_timeout,
+            access,
+            None if passage is None else Doorkeeper(passage, policy, settings.refuse),
+            encrypted,
+            certificate,
         ),
         run_exporter=None if metrics is None else lambda: run_exporter(settings.instance, metrics, _version()),
         lock=lock,
+        passage=passage,
+        run_transfers=None if transfers is None else lambda: run_transfers(transfers, passage),
     )
 
 
@@ -144,6 +172,40 @@ def _certificate(settings: ServerSettings) -> Certificate | None:
     return Certificate(settings.tls_cert, settings.tls_key)
 
 
+class TransferSettings(Protocol):
+    """What is said of whole zones."""
+
+    @property
+    def transfer_allow(self) -> list[str]: ...
+    @property
+    def tsig_key(self) -> list[str]: ...
+    @property
+    def notify(self) -> list[str]: ...
+
+
+def transfer_problems(settings: TransferSettings) -> list[str]:
+    """What does not go together."""
+    try:
+        keys = tsig.Keys(settings.tsig_key)
+    except ValueError as error:
+        return [f"setting tsig_key: {error}"]
+    named = [("transfer_allow", key) for key in Access(settings.transfer_allow).keys]
+    named += [("notify", key) for text in settings.notify if (key := Target.parse(text).key)]
+    return [
+        f"setting {setting} names key {tsig.text_name(key)}, and tsig_key has none of it"
+        for setting, key in named
+        if key not in keys
+    ]
+
+
+def _transfers(settings: ServerSettings, policy: Policy, addresses: tuple[Address, ...]) -> TransferPlan | None:
+    """None if nobody may have zones, nor hear of them."""
+    targets = tuple(Target.parse(text) for text in settings.notify)
+    if not targets and not policy.transfers:
+        return None
+    return TransferPlan(settings.instance, policy, targets, addresses, settings.tcp_idle, settings.drain_timeout)
+
+
 def _policy(settings: ServerSettings) -> Policy:
     """Secrets that are not given are drawn here: the workers share them, and a restart makes clients ask anew."""
     given = tuple(bytes.fromhex(secret) for secret in settings.cookie_secret)
@@ -156,6 +218,8 @@ def _policy(settings: ServerSettings) -> Policy:
         version=f"standoff {_version()}",
         cookie_secrets=given or (secrets.token_bytes(16),),
         keepalive_s=settings.tcp_idle,
+        keys=tsig.Keys(settings.tsig_key),
+        transfers=Access(settings.transfer_allow),
     )
 
 

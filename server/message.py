@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from server.query import CD, HEADER, QR, RD, TC, Query, Rcode
+from server.query import HEADER, QR, RD, TC, Query, Rcode
 from shm.node import RRset
 
 ANSWER, AUTHORITY, ADDITIONAL = range(3)
@@ -48,8 +48,11 @@ class Reply:
         return start
 
     def message(self, opt: bytes) -> bytes:
-        """The whole message, with `opt` as its last record if it is not empty."""
-        flags = QR | self.flags | self.query.flags & (RD | CD) | self.rcode & 0xF | (TC if self.truncated else 0)
+        """The whole message, with `opt` as its last record if it is not empty.
+
+        Of the query's flags RD comes back. CD does not: it speaks to resolvers (RFC 4035 section 3.1.6).
+        """
+        flags = QR | self.flags | self.query.flags & RD | self.rcode & 0xF | (TC if self.truncated else 0)
         answers, authorities, additionals = self.counts
         questions = 1 if self.query.question else 0
         header = HEADER.pack(self.query.identifier, flags, questions, answers, authorities, additionals + bool(opt))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.access import NOBODY, Access
+from server.tsig import NO_KEYS, Keys
+
 LOOPBACK = b"\x7f\0\0\1"
 
 
@@ -19,6 +22,8 @@ class Policy:
     version         what version.server says
     cookie_secrets  16 bytes each; the first signs, all verify (RFC 9018). None: no cookies
     keepalive_s     idle time-out told to TCP clients that ask (RFC 7828)
+    keys            of signed messages (TSIG, RFC 8945)
+    transfers       who may have whole zones
     """
 
     max_udp_size: int = 1232
@@ -29,6 +34,8 @@ class Policy:
     version: str = "standoff"
     cookie_secrets: tuple[bytes, ...] = ()
     keepalive_s: float = 10.0
+    keys: Keys = NO_KEYS
+    transfers: Access = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class Moment:
     generation  of the table, for NSID and generation.server; revision: of the source
     stale       the source has been away for longer than the operator's limit: told as EDE 3
     prohibited  the operator refuses this client
+    key         name of the key that the query is signed with, wire form; empty: none
     """
 
     address: bytes = LOOPBACK
@@ -53,6 +61,7 @@ class Moment:
     revision: int = 0
     stale: bool = False
     prohibited: bool = False
+    key: bytes = b""
 
 
 DEFAULT_POLICY = Policy()

@@ -20,6 +20,7 @@ OPCODE_MASK = 0x7800
 
 CLASS_IN = 1
 CLASS_CHAOS = 3
+CLASS_ANY = 255
 TYPE_OPT = 41
 TYPE_TSIG = 250
 IXFR = 251
@@ -50,7 +51,9 @@ class Option(enum.IntEnum):
 
 
 class FormatError(ValueError):
-    """The packet breaks the message format: FORMERR."""
+    """The packet breaks the message format: FORMERR. `edns`: what its OPT said, if everything else was in order."""
+
+    edns: Edns | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Query:
     class_: int
     question: bytes
     edns: Edns | None
-    signed: bool = False  # a TSIG is its last record
+    signed_at: int = 0  # where a TSIG, its last record, begins; 0 = it has none
     serial: int | None = None  # of an IXFR's SOA
 
 
@@ -103,12 +106,13 @@ def parse(packet: bytes) -> Query:
     if authorities:
         at, _, data = _record(packet, at)
         serial = int.from_bytes(data[-20:-16], "big")
-    edns, signed = None, False
+    edns, signed_at = None, 0
     for i in range(additionals):
+        start = at
         root = at < len(packet) and packet[at] == 0
         at, fixed, data = _record(packet, at)
-        signed = fixed[0] == TYPE_TSIG
-        if signed and i != additionals - 1:
+        signed_at = start if fixed[0] == TYPE_TSIG else 0
+        if signed_at and i != additionals - 1:
             raise FormatError("a TSIG record is the last one (RFC 8945 section 5.1)")
         if fixed[0] != TYPE_OPT:
             continue
@@ -120,8 +124,10 @@ def parse(packet: bytes) -> Query:
     if at != len(packet):
         raise FormatError("bytes after the last record")
     if not questions and (edns is None or Option.COOKIE not in edns.options):
-        raise FormatError("no question, and no cookie to ask about")
-    return Query(identifier, flags, name, type_, class_, question, edns, signed, serial)
+        error = FormatError("no question, and no cookie to ask about")
+        error.edns = edns
+        raise error
+    return Query(identifier, flags, name, type_, class_, question, edns, signed_at, serial)
 
 
 def _skip_name(packet: bytes, at: int, *, pointers: bool) -> int:
@@ -185,5 +191,3 @@ def _check_known(options: dict[int, bytes]) -> None:
         raise FormatError("a cookie of a length that none has (RFC 7873 section 5.2.2)")
     if options.get(Option.ZONEVERSION):
         raise FormatError("a ZONEVERSION request has no data (RFC 9660 section 3.1)")
-    if options.get(Option.KEEPALIVE):
-        raise FormatError("a client's keepalive option has no data (RFC 7828 section 3.2.1)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from server.message import ADDITIONAL, ANSWER, AUTHORITY, POINTER_REACH, RR_HEAD, Reply, rr, rr_offsets
@@ -18,6 +18,8 @@ A, NS, CNAME, MX, AAAA, SRV, DNAME, DS, SVCB, HTTPS, ANY = 1, 2, 5, 15, 28, 33, 
 #: A chain of aliases longer than this is cut; the resolver asks on from there. Bounds the work one query can cause.
 MOST_ALIASES = 16
 YXDOMAIN = 6
+#: Beneath such a name no wildcard counts.
+NOT_SYNTHESIZED = NodeFlag.BELOW_CUT | NodeFlag.DELEGATION | NodeFlag.DNAME
 #: Where the name in a record's data begins whose addresses go into the additional section.
 TARGET_AT = {NS: 0, MX: 2, SRV: 6, SVCB: 2, HTTPS: 2}
 
@@ -37,6 +39,7 @@ class Resolution:
     policy: Policy
     moment: Moment
     ours: bool = False  # the question's name lies in one of our zones
+    redirected: set[bytes] = field(default_factory=set)  # owners of the DNAMEs that are in the reply
 
     def run(self) -> None:
         """Answer, follow aliases inside our zones, refer, or deny."""
@@ -57,6 +60,8 @@ class Resolution:
                 reply.flags |= AA
             if labels_up and encloser.flags & NodeFlag.DNAME:
                 alias = self._redirect(encloser, name, name_at)
+                if type_ == CNAME:
+                    return  # the synthesized one is the answer
             else:
                 node = encloser if not labels_up or asks_for_all(encloser, name) else self._wildcard(encloser)
                 if node is None:
@@ -139,9 +144,10 @@ class Resolution:
         dname = node.rrsets[DNAME]
         prefix = name[: len(name) - len(node.name)]
         target = prefix + dname.wire[RR_HEAD:]
-        if self.reply.add(ANSWER, dname, name_at + len(prefix)) is None:
+        if node.name not in self.redirected and self.reply.add(ANSWER, dname, name_at + len(prefix)) is None:
             self.reply.truncated = True
             return None
+        self.redirected.add(node.name)
         if len(target) > 255:
             self.reply.rcode = YXDOMAIN
             return None
@@ -150,6 +156,8 @@ class Resolution:
         if start is None:
             self.reply.truncated = True
             return None
+        if is_beneath(target, node.name):
+            return None  # a DNAME into itself: every step would only make the name longer
         return target, start + RR_HEAD
 
     def _deny(self, name: bytes, name_at: int) -> None:
@@ -182,7 +190,11 @@ class Resolution:
             self._add_addresses(cut.rrsets[NS], start, name, needed_beneath=cut.name)
 
     def _add_addresses(self, rrset: RRset, start: int, owner: bytes, needed_beneath: bytes | None = None) -> None:
-        """Addresses of the names in an RRset's data that begins at `start`, each name once, as far as they fit."""
+        """Addresses of the names in an RRset's data that begins at `start`, each name once, as far as they fit.
+
+        Of the names in the RRset's own zone: nobody believes us others (RFC 2181 section 5.4.1).
+        """
+        zone = self._apex_above(owner if needed_beneath is None else needed_beneath).name
         done: set[bytes] = {owner} if rrset.type in (SVCB, HTTPS) else set()
         for at in rr_offsets(rrset.wire):
             target_at = at + RR_HEAD + TARGET_AT[rrset.type]
@@ -192,13 +204,22 @@ class Resolution:
             if target in done:
                 continue
             done.add(target)
-            node = self._find(target)
+            node = self._with_addresses(target, zone, glue=needed_beneath is not None)
             for type_ in (A, AAAA):
                 addresses = node.rrsets.get(type_) if node is not None else None
                 if addresses is None or self.reply.add(ADDITIONAL, addresses, start + target_at) is not None:
                     continue
                 if needed_beneath is not None and is_beneath(target, needed_beneath):
                     self.reply.truncated = True
+
+    def _with_addresses(self, target: bytes, zone: bytes, *, glue: bool) -> Node | None:
+        """The node of a target, or the wildcard it comes from, if it lies in `zone`; as glue, in one beneath, too."""
+        encloser, labels_up = self._closest_encloser(target) if is_beneath(target, zone) else (None, 0)
+        if encloser is None or not (glue or self._apex_above(encloser.name).name == zone):
+            return None
+        if not labels_up:
+            return encloser
+        return None if encloser.flags & NOT_SYNTHESIZED else self._wildcard(encloser)
 
 
 def suffixes(name: bytes) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import ipaddress
 import logging
 import socket
 import struct
@@ -59,6 +60,10 @@ class Address:
         """All addresses of the machine."""
         return self.host in ("0.0.0.0", "::")
 
+    @property
+    def is_loopback(self) -> bool:
+        return ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if self.family == socket.AF_INET6 else f"{self.host}:{self.port}"
 
@@ -86,6 +91,22 @@ def open_tcp(address: Address, *, freebind: bool = False) -> socket.socket:
     """A non-blocking listening stream socket. Raises BindError."""
     sock = _open(address, socket.SOCK_STREAM, freebind)
     sock.listen(TCP_BACKLOG)
+    return sock
+
+
+def open_client(target: Address, sources: Iterable[Address] = ()) -> socket.socket:
+    """A non-blocking datagram socket that talks to `target` only, from one of our own `sources` if one suits."""
+    sock = socket.socket(target.family, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    suitable = (a for a in sources if a.family == target.family and not a.is_wildcard)
+    source = next((a for a in suitable if a.is_loopback == target.is_loopback), None)
+    try:
+        if source is not None:
+            sock.bind((source.host, 0))
+        sock.connect((target.host, target.port))
+    except OSError as error:
+        sock.close()
+        raise BindError(f"cannot send to {target}: {error.strerror}") from error
     return sock
 
 

@@ -3,7 +3,8 @@ touch UDP.
 
 A round serves all clients that are ready: what they have sent is received, then answered in one section of the read
 lock, then the replies are sent (server/_stream.pyx). No socket is touched inside the lock. Replies come in the order of
-the queries; clients must not count on it (RFC 7766 section 6.2.1.1), and those of `special` queries come in between.
+the queries; clients must not count on it (RFC 7766 section 6.2.1.1). A connection that asks for a whole zone is handed
+over to the transfer process (server/passage.py), outside the lock too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from server._counters import Counters
 from server._limits import Networks
@@ -23,10 +24,10 @@ from server.answerer import Answerer
 from server.door import Door, StreamLimits
 from server.dot import Sessions
 from server.orphan import Orphanhood
+from server.passage import Doorkeeper
 from server.policy import Policy
-from server.query import HEADER, IXFR, OPCODE_MASK, FormatError, parse
-from server.special import Running, Special
 from server.tls import Certificate
+from server.transfer import asks_for_transfer
 from server.worker import IDLE_S, MAP_ATTEMPTS, Limits
 from shm._table import Table
 from shm.board import Board
@@ -34,12 +35,11 @@ from shm.layout import ENCRYPTED_COUNTERS, SlotKind
 from shm.rwlock import ReadLock
 from shm.tables import NotMapped, TableReader
 
-__all__ = ["Special", "StreamLimits", "run_stream"]
+__all__ = ["StreamLimits", "run_stream"]
 
 log = logging.getLogger(__name__)
 
 EVERYONE = Limits()
-AXFR = 252
 #: What the hot path takes for "ask me outside the lock".
 HOLD = b""
 #: Silent clients and the certificate are looked at this often.
@@ -60,7 +60,7 @@ class StreamWorker:
         limits: StreamLimits,
         access: Limits,
         certificate: Certificate | None,
-        special: Special | None,
+        doorkeeper: Doorkeeper | None,
     ) -> None:
         self._board = Board.attach(instance)
         self._slot = self._board.claim(SlotKind.STREAM, preferred=max(self._board.slots))
@@ -69,12 +69,11 @@ class StreamWorker:
         self._tables = TableReader(self._board, self._slot)
         self._answerer = Answerer(policy, self._board, self._slot, access.stale_after_s)
         self._limits, self._drop = limits, Networks(access.drop)
-        self._counters = Counters(self._slot.words)
         self._streams = Streams(
             _room_for(limits.clients),
             self._answerer.terms,
             self._reference,
-            self._counters,
+            Counters(self._slot.words),
             Counters(self._slot.words, ENCRYPTED_COUNTERS),
             Networks(access.refuse),
             turn=random.getrandbits(32),
@@ -82,8 +81,8 @@ class StreamWorker:
         )
         self._certificate = certificate
         self._sessions = None if certificate is None else Sessions(self._streams, certificate)
-        self._special = special
-        self._running = Running(self._streams)
+        self._doorkeeper = doorkeeper
+        self._held: list[int] = []
         self._adopted = 0
         self._beaten_ns = self._looked_ns = 0
         self._stopping = self._reload = False
@@ -112,7 +111,7 @@ class StreamWorker:
 
     def _round(self, door: Door) -> None:
         streams = self._streams
-        for who in streams.wait(0 if self._running.eager else int(IDLE_S * 1000)):
+        for who in streams.wait(int(IDLE_S * 1000)):
             if who < 0:
                 door.answer(-1 - who)
             elif self._sessions is not None:
@@ -122,7 +121,6 @@ class StreamWorker:
             self._answer()
         streams.send()
         self._look_after_held()
-        self._running.pump()
         if self._sessions is not None:
             for who in dict.fromkeys(streams.take_outgoing()):
                 self._sessions.settle(who)
@@ -133,7 +131,8 @@ class StreamWorker:
 
     def _forget(self, slot: int) -> None:
         """A client is gone: its slot may be another's from now on."""
-        self._running.forget(slot)
+        if slot in self._held:
+            self._held.remove(slot)
         if self._sessions is not None:
             self._sessions.forget(slot)
 
@@ -168,24 +167,27 @@ class StreamWorker:
         asked: bool,
     ) -> bytes | None:
         """What the hot path declined. In the lock; never raises."""
-        if self._special is not None and not asked and not refused and is_special(packet):
+        if self._doorkeeper is not None and not (asked or refused or encrypted) and asks_for_transfer(packet):
             return HOLD
         moment = self._answerer.moment(address, turn, stream=True, encrypted=encrypted, prohibited=refused)
         return self._answerer.answer(packet, table, moment)
 
     def _look_after_held(self) -> None:
-        """Give special queries to whom they concern, outside the lock; what nobody wants gets the usual answer."""
-        for slot in self._streams.take_held():
-            packet, address = self._streams.first_message(slot), self._streams.address(slot)
-            messages: Iterable[bytes] | None = None
-            try:
-                messages = None if self._special is None else self._special(packet, address)
-            except Exception:
-                log.exception("a special query from %s failed", address.hex())
-            self._streams.go_on(slot, messages is not None)
-            if messages is not None:
-                self._counters.count(packet, None, len(address) == 16, answered=True)
-                self._running.begin(slot, messages)
+        """Hand transfers over, once what was asked before is sent; those that nobody takes get the usual answer."""
+        streams = self._streams
+        held, self._held = self._held + streams.take_held(), []
+        for slot in held:
+            if streams.unsent(slot):
+                self._held.append(slot)
+                continue
+            packet, address = streams.first_message(slot), streams.address(slot)
+            assert self._doorkeeper is not None
+            if self._doorkeeper.takes(packet, address) and self._doorkeeper.hand_over(
+                streams.descriptor(slot), address, streams.received(slot)
+            ):
+                streams.close(slot)  # our descriptor only: the connection lives on
+            else:
+                streams.go_on(slot)
 
     # ---- house
 
@@ -217,19 +219,6 @@ class StreamWorker:
                 self._stopping = True
 
 
-def is_special(packet: bytes) -> bool:
-    """Whether a query is a transfer, or signed, or no query of opcode QUERY at all (NOTIFY, UPDATE)."""
-    if len(packet) < HEADER.size:
-        return False
-    if packet[2] & OPCODE_MASK >> 8:
-        return True
-    try:
-        query = parse(packet)
-    except FormatError:
-        return False
-    return query.signed or query.type in (AXFR, IXFR)
-
-
 def _room_for(clients: int) -> int:
     """How many clients this process may have descriptors for. Raises the soft limit as far as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -250,11 +239,11 @@ def run_stream(
     limits: StreamLimits,
     drain_timeout_s: float,
     access: Limits = EVERYONE,
+    doorkeeper: Doorkeeper | None = None,
     encrypted: Sequence[socket.socket] = (),
     certificate: Certificate | None = None,
-    special: Callable[[bytes, bytes], Iterable[bytes] | None] | None = None,
 ) -> int:
     """The stream worker's main; its exit status. `encrypted`: listeners for TLS, which need a certificate."""
-    worker = StreamWorker(instance, policy, limits, access, certificate, special)
+    worker = StreamWorker(instance, policy, limits, access, certificate, doorkeeper)
     worker.run(listeners, encrypted, drain_timeout_s)
     return 0

@@ -36,6 +36,7 @@ class Kind(Enum):
     WORKER = "worker"
     STREAM = "stream"
     EXPORTER = "exporter"
+    TRANSFERS = "transfers"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -144,7 +145,7 @@ class Place:
 class Supervision:
     """The tree that is wanted, and the tree that is."""
 
-    def __init__(self, workers: int, *, exporter: bool, drain_timeout_s: float = 5.0) -> None:
+    def __init__(self, workers: int, *, exporter: bool, transfers: bool = False, drain_timeout_s: float = 5.0) -> None:
         self.wanted = workers
         self.drain_timeout_s = drain_timeout_s
         self.stopping = False
@@ -153,6 +154,8 @@ class Supervision:
         self._places[Role(Kind.STREAM)] = Place()
         if exporter:
             self._places[Role(Kind.EXPORTER)] = Place()
+        if transfers:
+            self._places[Role(Kind.TRANSFERS)] = Place()
 
     def running(self, role: Role) -> Child | None:
         """The child in a role, if there is one."""

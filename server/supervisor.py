@@ -19,6 +19,7 @@ from typing import Any
 from server.control import ControlSocket
 from server.culprit import StackFile
 from server.handover import Handover
+from server.passage import Passage
 from server.policy import Policy
 from server.sockets import Address, SocketTable
 from server.supervision import Action, Close, Finish, Kill, Kind, Report, Role, Start, Steer, Supervision, Terminate
@@ -54,6 +55,8 @@ class Plan:
     run_stream: Callable[[list[socket.socket], list[socket.socket]], int]  # listeners for TCP, and for TLS
     run_exporter: Callable[[], int] | None
     lock: LockFile
+    passage: Passage | None = None
+    run_transfers: Callable[[], int] | None = None
 
 
 class Supervisor:
@@ -67,7 +70,10 @@ class Supervisor:
         self._sockets = SocketTable(plan.addresses, plan.tls_addresses, freebind=plan.freebind)
         self._handovers: dict[int, Handover] = {}
         self._tree = Supervision(
-            plan.workers, exporter=plan.run_exporter is not None, drain_timeout_s=plan.drain_timeout_s
+            plan.workers,
+            exporter=plan.run_exporter is not None,
+            transfers=plan.run_transfers is not None,
+            drain_timeout_s=plan.drain_timeout_s,
         )
         self._watch = LockWatch(board, self._words)
         self._control = control
@@ -318,6 +324,8 @@ class Supervisor:
                 self._sockets.close_udp()
             if role.kind is not Kind.STREAM:
                 self._sockets.close_tcp()
+            if self._plan.passage is not None and role.kind not in (Kind.STREAM, Kind.TRANSFERS):
+                self._plan.passage.close()
             _name_process(f"standoff {role}")
             status = self._run_role(role, handover)
         except BaseException:
@@ -334,6 +342,9 @@ class Supervisor:
         if role.kind is Kind.EXPORTER:
             assert plan.run_exporter is not None
             return plan.run_exporter()
+        if role.kind is Kind.TRANSFERS:
+            assert plan.run_transfers is not None
+            return plan.run_transfers()
         policy = replace(plan.policy, identity=f"{plan.policy.identity}/{role.index}")
         setup = WorkerSetup(
             plan.instance, role.index, self._sockets.udp, handover, policy, plan.limits, plan.drain_timeout_s

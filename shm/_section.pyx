@@ -39,7 +39,7 @@ cdef uint64_t monotonic_ns() noexcept nogil:
 
 
 cdef class Section:
-    """One reader's section and gate. A subclass provides `_wait()` (R1: True if it got the gate) and `_renew_gate()`."""
+    """One reader's section and gate. A subclass has `_wait()` (R1: True if it got the gate) and `_renew_gate()`."""
 
     cdef sem_t *gate
     cdef Words own

@@ -34,7 +34,7 @@ cdef struct rrset_ref:
 cdef uint64_t hash_label(uint64_t h, const uint8_t *label) noexcept nogil
 cdef uint32_t tag_of(uint64_t h) noexcept nogil
 cdef void prefetch_index(table_view *t, uint32_t tag) noexcept nogil
-cdef void prefetch_node(table_view *t, uint32_t tag) noexcept nogil
+cdef bint prefetch_node(table_view *t, uint32_t tag) noexcept nogil
 cdef int lookup(table_view *t, const uint8_t *name, size_t length, uint32_t tag, node_ref *node) noexcept nogil
 cdef int rrset_of(node_ref *node, uint16_t type, rrset_ref *rrset) noexcept nogil
 

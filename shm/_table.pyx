@@ -8,7 +8,7 @@ read from the table is checked before use: a damaged table gives TableDamaged, n
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memcmp, memcpy
 
 from shm.layout cimport (
     DIRECTORY_ENTRY_SIZE, EXACT_CLASSES, FREE_LISTS, NODE_HEADER_SIZE, TABLE_HEADER_SIZE,
@@ -63,22 +63,26 @@ cdef void prefetch_index(table_view *t, uint32_t tag) noexcept nogil:
     __builtin_prefetch(&t.index[home(t.index_slots, tag)])
 
 
-cdef void prefetch_node(table_view *t, uint32_t tag) noexcept nogil:
-    """Bring in the node that a later lookup of `tag` will most likely read; the index entry should be there by now."""
+cdef bint prefetch_node(table_view *t, uint32_t tag) noexcept nogil:
+    """Bring in the node that a later lookup of `tag` will most likely read; the index entry should be there by now.
+
+    False if there is most likely no such node.
+    """
     cdef uint64_t i = home(t.index_slots, tag), at
-    cdef int probes
-    for probes in range(8):
+    cdef int _probe
+    for _probe in range(8):
         if t.index[i].offset == 0:
-            return
+            return False
         if t.index[i].tag == tag:
             at = <uint64_t>t.index[i].offset * 8
             if at + 64 < t.size:
                 __builtin_prefetch(t.base + at)
                 __builtin_prefetch(t.base + at + 63)
-            return
+            return True
         i += 1
         if i == t.index_slots:
             i = 0
+    return True
 
 
 cdef int open_node(table_view *t, uint32_t offset, node_ref *node) noexcept nogil:
@@ -107,8 +111,8 @@ cdef int open_node(table_view *t, uint32_t offset, node_ref *node) noexcept nogi
 cdef int lookup(table_view *t, const uint8_t *name, size_t length, uint32_t tag, node_ref *node) noexcept nogil:
     """FOUND with `node` filled, MISSING, or DAMAGED. `name` is in lower case, `tag` its hash's."""
     cdef uint64_t i = home(t.index_slots, tag)
-    cdef int probes
-    for probes in range(MOST_PROBES):
+    cdef int _probe
+    for _probe in range(MOST_PROBES):
         if t.index[i].offset == 0:
             return MISSING
         if t.index[i].tag == tag:
@@ -127,8 +131,8 @@ cdef int rrset_of(node_ref *node, uint16_t type, rrset_ref *rrset) noexcept nogi
     cdef uint8_t *entry = node.directory
     cdef uint8_t *wire = node.rrsets
     cdef directory_entry e
-    cdef int i
-    for i in range(node.types):
+    cdef int _entry
+    for _entry in range(node.types):
         memcpy(&e, entry, DIRECTORY_ENTRY_SIZE)
         if wire + e.length > node.end:
             return DAMAGED
@@ -181,7 +185,9 @@ cdef class Table:
         if size < TABLE_HEADER_SIZE or self.header.magic[:8] != layout.TABLE_MAGIC:
             raise TableDamaged("not a table: too short, or another magic")
         if self.header.layout_version != layout.LAYOUT_VERSION or self.header.layout_check != layout.LAYOUT_CHECK:
-            raise LayoutMismatch("the table was written by another version of Standoff; restart loader and server together")
+            raise LayoutMismatch(
+                "the table was written by another version of Standoff; restart loader and server together"
+            )
         cdef table_header *h = self.header
         if h.segment_size != size:
             raise TableDamaged(f"the table says {h.segment_size} bytes, the segment has {size}")
@@ -358,7 +364,8 @@ cdef class Table:
         if PyBytes_GET_SIZE(block) < NODE_HEADER_SIZE:
             raise ValueError("not a node block")
         memcpy(&header, PyBytes_AS_STRING(block), NODE_HEADER_SIZE)
-        if <Py_ssize_t>header.units * 8 != PyBytes_GET_SIZE(block) or NODE_HEADER_SIZE + header.name_length > PyBytes_GET_SIZE(block):
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(block)
+        if <Py_ssize_t>header.units * 8 != size or NODE_HEADER_SIZE + header.name_length > size:
             raise ValueError("not a node block")
         cdef bytes name = block[NODE_HEADER_SIZE:NODE_HEADER_SIZE + header.name_length]
         cdef uint32_t tag = self.tag(name), old_units, offset, units
@@ -412,8 +419,8 @@ cdef class Table:
         """Index entry of a name, -1 if it is not there. Raises TableDamaged."""
         cdef uint64_t i = home(self.view.index_slots, tag)
         cdef node_ref node
-        cdef int probes
-        for probes in range(MOST_PROBES):
+        cdef int _probe
+        for _probe in range(MOST_PROBES):
             if self.view.index[i].offset == 0:
                 return -1
             if self.view.index[i].tag == tag:

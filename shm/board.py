@@ -164,7 +164,8 @@ class Board:
 
     def workers(self) -> Iterator[SlotView]:
         """Live slots of UDP and stream workers."""
-        return (self.slot(n) for n in self.live_slots())
+        slots = (self.slot(n) for n in self.live_slots())
+        return (slot for slot in slots if slot.get("kind") != SlotKind.OTHER)
 
     def own_page(self, page: int) -> Words:
         """Page 0 or 1, writable: for the one loader (which holds the writer lock) or the one supervisor."""

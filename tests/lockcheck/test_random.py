@@ -105,7 +105,7 @@ def leaves_it_held(body: list[str]) -> str:
 
 
 @pytest.mark.slow
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=blocks(False, 3))
 def test_no_leak_that_happens_is_missed(tmp_path_factory: pytest.TempPathFactory, body: list[str]) -> None:
     inputs = leaves_it_held(body)

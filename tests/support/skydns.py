@@ -41,7 +41,7 @@ class World:
         self.marked: set[bytes] = set()
         self.revision = 0
         self._keys: set[str] = set()
-        self.list([self.put(key, value) for key, value in (keys or {}).items()])
+        self.relist([self.put(key, value) for key, value in (keys or {}).items()])
 
     def put(self, key: str, value: str, lease: int = 0) -> Put:
         self.revision += 1
@@ -51,7 +51,7 @@ class World:
         self.revision += 1
         return Delete(f"{PREFIX}/{key}", self.revision)
 
-    def list(self, puts: list[Put]) -> None:
+    def relist(self, puts: list[Put]) -> None:
         self.apply(full_update(self.tree, Listing(puts, self.revision), self.marked))
 
     def change(self, *events: Put | Delete) -> Update:

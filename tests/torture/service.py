@@ -83,7 +83,7 @@ class Service:
         return self._start("serve", *self._server)
 
     def start_loader(self) -> Part:
-        return self._start("load", *self.source)
+        return self._start("load", *self.source, *self._runtime)
 
     def _start(self, command: str, *options: str) -> Part:
         part = Part(command, self.log, *self._common, *options)

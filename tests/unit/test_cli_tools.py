@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import dns.name
@@ -181,6 +182,22 @@ def test_an_instance_that_has_ended(instance: Instance) -> None:
     assert result.stdout.startswith("down")
     assert instance.call("wait", "--revision", "1").exit_code == 3
     assert instance.call("lookup", "x.test").exit_code == 3
+
+
+# ---------------------------------------------------------------- explain, with workers and without a loader
+
+
+def test_explain_with_workers(healthy: Instance, tmp_path: Path) -> None:
+    healthy.adopt(healthy.slots[1], 6)
+    result = healthy.call("explain", "alias.example.test", "--runtime-dir", str(tmp_path))
+    assert result.exit_code == 0
+    assert "alias.example.test.  cname, zone example.test.: alias.example.test. is an alias" in result.stdout
+    assert f"  worker 0 (pid {os.getpid()}, slot 0): generation 1, revision 7\n" in result.stdout
+    assert f"  worker 1 (pid {os.getpid()}, slot 1): generation 1, revision 6\n" in result.stdout
+    assert "  answer      www.example.test. 300 IN A 192.0.2.1\n" in result.stdout
+    assert result.stderr == "standoff: no loader answers: which keys gave the records is not known\n"
+    told = msgspec.json.decode(healthy.call("explain", "no.example.test", "--json", "--runtime-dir", "/nowhere").stdout)
+    assert (told["steps"][0]["kind"], told["reply"]["rcode"], len(told["workers"])) == ("nxdomain", "NXDOMAIN", 3)
 
 
 # ---------------------------------------------------------------- status

@@ -57,6 +57,9 @@ class Settings:
     refuse: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     stale_after: float = 0.0
+    transfer_allow: tuple[str, ...] = ()
+    notify: tuple[str, ...] = ()
+    tsig_key: tuple[str, ...] = ()
 
 
 @pytest.fixture

@@ -43,7 +43,8 @@ def test_value(value: str, kind: int, type_: int, data: bytes) -> None:
 
 def test_defaults() -> None:
     service = decode("test/example/www", "{}")
-    assert (service.port, service.priority, service.weight, service.ttl, service.mail) == (0, 10, 100, DEFAULT_TTL, False)
+    assert (service.port, service.priority, service.weight) == (0, 10, 100)
+    assert (service.ttl, service.mail) == (DEFAULT_TTL, False)
     assert (service.text, service.group, service.strip, service.target, service.explicit) == (b"", "", 0, WWW, False)
 
 

@@ -1,0 +1,67 @@
+"""What the loader tells tools over its control socket (loader/control.py), in full: pages put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from cli.control import ControlFailed, ask, find_socket
+from cli.settings import Settings
+
+#: Times that a list is begun again because it has changed meanwhile; then what was found has to do.
+MOST_RESTARTS = 5
+#: At this many a person is better served by the number.
+MOST_REJECTS = 100_000
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """A key that gives nothing. source: its number among the loader's sources; revision: of its last change."""
+
+    key: str
+    source: int
+    revision: int
+    reason: str
+
+
+class Rejects(msgspec.Struct):
+    """The keys that give nothing, by source and key. complete: it is all of them, of one moment."""
+
+    rejects: list[Reject]
+    total: int
+    complete: bool
+
+
+class _Page(msgspec.Struct):
+    serial: int
+    total: int
+    rejects: list[Reject]
+    more: int | None
+
+
+def request(settings: Settings, command: str, **arguments: Any) -> dict[str, Any]:
+    """A reply's fields. Raises NotRunning, ControlFailed."""
+    reply, fields = ask(find_socket(settings, "loader"), command, arguments, part="loader")
+    if not reply.ok:
+        raise ControlFailed(f"the loader says: {reply.message}")
+    return fields
+
+
+def rejects(settings: Settings, most: int = MOST_REJECTS) -> Rejects:
+    """At most `most` of them. Raises NotRunning, ControlFailed."""
+    for restart in range(MOST_RESTARTS + 1):
+        found: list[Reject] = []
+        start: int | None = 0
+        serial = -1
+        while start is not None and len(found) < most:
+            page = msgspec.convert(request(settings, "rejects", **{"from": start}), _Page)
+            if serial not in (-1, page.serial) and restart < MOST_RESTARTS:
+                break
+            same = serial in (-1, page.serial)
+            serial = page.serial
+            found += page.rejects
+            start = page.more
+        else:
+            made = sorted(found[:most], key=lambda one: (one.source, one.key))
+            return Rejects(made, page.total, same and len(made) == page.total)
+    raise AssertionError("unreachable")

@@ -1,0 +1,215 @@
+"""`standoff import`: from other servers' data into etcd, in the records schema."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import output
+from cli.options import command as make_command
+from cli.options import json_option
+from cli.output import Exit
+from cli.settings import Settings
+
+if TYPE_CHECKING:
+    from loader.exchange.keys import Change
+    from loader.exchange.sets import Gathered
+    from loader.importing import Place
+
+EXAMPLES = """\
+Examples:
+  standoff import example.test.zone --to etcd://127.0.0.1:2379/names --dry-run
+  standoff import zones/ --to etcd://127.0.0.1:2379/names --delete
+  aws route53 list-resource-record-sets --hosted-zone-id Z1 > z1.json && standoff import z1.json
+  pdnsutil list-zone example.test | standoff import - --from powerdns --to etcd://127.0.0.1:2379/names
+  standoff import 'etcd://127.0.0.1:2379/skydns?schema=skydns' --zone example.test --to etcd://127.0.0.1:2379/names"""
+
+#: What is told one by one on stderr; of more, only the number.
+MOST_REMARKS = 200
+#: The prefix of keys that are only printed.
+PREFIX = "/standoff"
+
+
+@make_command("import", epilog=EXAMPLES, short_help="Zone files, PowerDNS, Route 53 or SkyDNS into etcd.")
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option(
+    "--from", "format", type=click.Choice(["zone", "jsonl", "msgpack", "powerdns", "route53", "etcd"]),
+    help="What SOURCE is. [default: by its name; a zone file if nothing else]",
+)  # fmt: skip
+@click.option(
+    "--to", metavar="URL", help="etcd://HOST:PORT/PREFIX. Without it, keys and values are printed as JSON lines."
+)
+@click.option("--dry-run", "-n", is_flag=True, help="Show what would change, and change nothing.")
+@click.option("--delete", is_flag=True, help="Also remove keys that the input lacks, in the zones that it has.")
+@click.option("--strict", is_flag=True, help="Change nothing if any part of the input cannot be taken over.")
+@json_option
+def command(
+    settings: Settings, sources: tuple[str, ...], format: str | None, to: str | None, dry_run: bool, delete: bool,
+    strict: bool, as_json: bool,
+) -> int:  # fmt: skip
+    """Bring records into etcd in the records schema, a key for each name and type. SOURCE is a zone file, a folder of
+    zone files, JSON lines, a msgpack export, a Route 53 listing, the output of pdnsutil list-zone, an etcd:// URL of
+    either schema, or - for standard input.
+
+    With --to, only what differs from what is in etcd is written: `+` new, `~` changed, `-` removed. What cannot be
+    taken over is named with the reason, and does not stop the rest unless --strict is given.
+
+    --delete spares the names of what could not be taken over; if it is not known which those are, it removes nothing.
+
+    Exit status 1 if nothing could be read or written, if --delete had to do nothing, and with --strict if any part of
+    the input cannot be taken over.
+    """
+    import asyncio
+
+    from loader.exchange.keys import entries
+
+    if (dry_run or delete) and to is None:
+        raise click.UsageError("--dry-run and --delete compare with what is in etcd: give --to URL")
+    place = _target(to, settings) if to is not None else None
+    found = read_all(settings, sources, format)
+    prefix = place.url.prefix if place is not None else PREFIX
+    wanted, unwritable = entries(prefix, found.sets)
+    problems = [*found.problems, *unwritable]
+    tell([f"not taken over: {one.where}: {one.reason}" for one in problems])
+    tell([f"note: {one.where}: {one.reason}" for one in found.notes])
+    if not wanted:
+        output.message("there is nothing to import")
+        return Exit.FAILED
+    if problems and strict:
+        output.message(f"{len(problems)} parts of the input cannot be taken over: nothing is changed (--strict)")
+        return Exit.FAILED
+    if place is None:
+        for key, value in sorted(wanted.items()):
+            output.json({"key": key, "value": value.decode()})
+        return Exit.DONE
+    spared = {one.owner for one in problems if one.owner is not None}
+    blind = delete and any(one.owner is None for one in problems)
+    if blind:
+        output.message("nothing is removed: parts of the input cannot be read, and might be what would go (--delete)")
+    zones = found.zones if delete and not blind else set()
+    report = {"problems": len(problems)} if as_json else None
+    status = asyncio.run(_bring(place, wanted, (zones, spared), dry_run, report))
+    return Exit.FAILED if blind else status
+
+
+def _target(to: str, settings: Settings) -> Place:
+    """Where to write. Raises UsageError."""
+    from loader.importing import place_of
+
+    try:
+        place = place_of(to if "?" in to else f"{to}?schema=records", settings)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if place.url.schema != "records":
+        raise click.UsageError(f"--to {to}: what is imported is written in the schema records")
+    return place
+
+
+def read_all(settings: Settings, sources: tuple[str, ...], format: str | None) -> Gathered:
+    """Everything that the sources give; one that cannot be read is a problem like others."""
+    import asyncio
+
+    from loader import importing, names
+    from loader.exchange.sets import Gathered, Remark, gather, records_of
+    from loader.model import Reject
+
+    zones = [names.from_text(zone) for zone in settings.zone]
+    parts: list[Gathered] = []
+    for source in sources:
+        try:
+            kind = format or importing.format_of(source)
+            if kind == "etcd":
+                place = importing.place_of(source, settings)
+                if place.url.schema == "skydns" and not zones:
+                    raise click.UsageError(f"{source}: the schema skydns does not tell zones; give them with --zone")
+                parts.append(asyncio.run(importing.read_etcd(place, zones, settings.semantics)))
+            else:
+                parts.append(importing.read(source, kind, zones, lambda: sys.stdin.buffer.read()))
+        except (Reject, OSError, ValueError) as error:
+            parts.append(Gathered(problems=[Remark(source, str(error))]))
+    records = [record for part in parts for record in records_of(part.sets)]
+    whole = gather(records, zones, [one for part in parts for one in part.problems])
+    whole.notes[:0] = [one for part in parts for one in part.notes]
+    return whole
+
+
+def tell(lines: list[str]) -> None:
+    """Messages, not without end."""
+    for line in lines[:MOST_REMARKS]:
+        output.message(line)
+    if len(lines) > MOST_REMARKS:
+        output.message(f"and {len(lines) - MOST_REMARKS} more like these")
+
+
+async def _bring(
+    place: Place,
+    wanted: dict[str, bytes],
+    removing: tuple[set[bytes], set[bytes]],
+    dry_run: bool,
+    report: dict[str, Any] | None,
+) -> int:
+    """Compare with etcd, show or write what differs.
+
+    removing: zones that lose the keys that are not wanted, and names in them that do not
+    report    print JSON, with these fields in it
+    """
+    from cli.progress import Progress
+    from loader.etcd_channel import EtcdError
+    from loader.exchange.keys import plan
+    from loader.importing import Written
+
+    written = Written()
+    async with place:
+        puts, revision = await place.present()
+        changes = plan(place.url.prefix, {put.key: put.value for put in puts}, wanted, *removing)
+        counts = {word: sum(change.sign == sign for change in changes) for sign, word in SIGNS.items()}
+        counts["unchanged"] = len(wanted) - counts["added"] - counts["changed"]
+        failed: EtcdError | None = None
+        if dry_run:
+            if report is None:
+                show(changes)
+        else:
+            progress = Progress("keys", "writing", "written")
+            progress.start(len(changes))
+            try:
+                await place.write(changes, written, progress.advance)
+            except EtcdError as error:
+                failed = error
+            finally:
+                progress.done()
+    summary = ", ".join(f"{number} {word}" for word, number in counts.items())
+    if report is not None:
+        told = {"written": written.done, "revision": written.revision or revision, "dry_run": dry_run}
+        output.json(counts | report | told | ({"changes": [told_of(one) for one in changes]} if dry_run else {}))
+    if failed is not None:
+        output.message(f"{failed}; {written.done} of {len(changes)} changes are written: import again to go on")
+        return Exit.FAILED
+    done = f"would be: {summary}" if dry_run else f"{summary}; revision {written.revision or revision}"
+    output.message(f"{place.url.prefix}: {done}")
+    return Exit.DONE
+
+
+SIGNS = {"+": "added", "~": "changed", "-": "removed"}
+
+
+def show(changes: list[Change]) -> None:
+    """A diff: a line for each key."""
+    for change in changes:
+        values = [_text(value) for value in (change.old, change.new) if value is not None]
+        output.data(f"{change.sign} {change.key} {' -> '.join(values)}")
+
+
+def told_of(change: Change) -> dict[str, Any]:
+    return {
+        "sign": change.sign,
+        "key": change.key,
+        "old": None if change.old is None else _text(change.old),
+        "new": None if change.new is None else _text(change.new),
+    }
+
+
+def _text(value: bytes) -> str:
+    """A value for a line."""
+    return value.decode(errors="backslashreplace").replace("\n", "\\n").replace("\r", "\\r")

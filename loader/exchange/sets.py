@@ -1,0 +1,144 @@
+"""Record sets: what every format is read into and written from, and how single records become sets."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from loader import names, rdata
+from loader.model import DEFAULT_TTL, Record
+from shm import node
+from shm.layout import NEGATIVE_SOA, NodeFlag
+from shm.node import Node, RRset
+
+_RR = struct.Struct("!HHHIH")  # owner pointer, type, class, TTL, RDLENGTH
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSet:
+    """An RRset. zone and owner as in loader.model.Record; ttl in seconds, or DEFAULT_TTL; data in wire form."""
+
+    zone: bytes
+    owner: bytes
+    type: int
+    ttl: int
+    data: tuple[bytes, ...]
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"{names.to_text(self.owner)} {rdata.type_name(self.type)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What could not be taken over, or not as it stood. `where` is a name and type, a line, or a key; owner is the name
+    that it is about, None if nobody knows."""
+
+    where: str
+    reason: str
+    owner: bytes | None = None
+
+
+@dataclass(slots=True)
+class Gathered:
+    """Everything that one input gives.
+
+    sets      in canonical order: by zone, then by name, SOA and NS first
+    problems  what was left out
+    notes     what was changed on the way
+    """
+
+    sets: list[RecordSet] = field(default_factory=list)
+    problems: list[Remark] = field(default_factory=list)
+    notes: list[Remark] = field(default_factory=list)
+
+    @property
+    def zones(self) -> set[bytes]:
+        return {one.zone for one in self.sets}
+
+
+def gather(records: Iterable[Record], zones: Collection[bytes], problems: Iterable[Remark] = ()) -> Gathered:
+    """Sets of single records. A record that names no zone is in the longest of `zones`, and of those that records name
+    or bring a SOA of, that encloses it. Duplicates go; of several TTLs the lowest counts (RFC 2181 section 5.2)."""
+    held = list(records)
+    known = {*zones, *(one.zone for one in held if one.zone is not None)}
+    known |= {one.owner for one in held if one.type == rdata.SOA}
+    found: dict[tuple[bytes, bytes, int], tuple[set[int], dict[bytes, None]]] = {}
+    result = Gathered(problems=list(problems))
+    outside: set[bytes] = set()
+    for one in held:
+        zone = one.zone or next((up for up in names.ancestors(one.owner) if up in known), None)
+        if zone is None:
+            outside.add(one.owner)
+            continue
+        ttls, data = found.setdefault((zone, one.owner, one.type), (set(), {}))
+        ttls.add(one.ttl)
+        data[one.rdata] = None
+    for owner in sorted(outside, key=order):
+        result.problems.append(Remark(names.to_text(owner), "is outside every zone: give its zone with --zone", owner))
+    for (zone, owner, type_), (ttls, data) in found.items():
+        made = RecordSet(zone, owner, type_, min(ttls, key=_unsigned), tuple(data))
+        if len(ttls) > 1:
+            result.notes.append(Remark(made.title, f"several TTLs: {made.ttl}, the lowest, is taken"))
+        result.sets.append(made)
+    result.sets.sort(key=set_order)
+    return result
+
+
+def _unsigned(ttl: int) -> float:
+    return float("inf") if ttl == DEFAULT_TTL else ttl
+
+
+def order(name: bytes) -> list[bytes]:
+    """Sort key of the canonical order of names (RFC 4034 section 6.1)."""
+    return list(names.labels(name))[::-1]
+
+
+def set_order(one: RecordSet) -> tuple[list[bytes], list[bytes], int]:
+    first = {rdata.SOA: 0, rdata.NS: 1}
+    return order(one.zone), order(one.owner), first.get(one.type, one.type + 1)
+
+
+def records_of(sets: Iterable[RecordSet]) -> Iterator[Record]:
+    """Single records again, each with its zone."""
+    for one in sets:
+        for data in one.data:
+            yield Record(one.zone, one.owner, one.type, one.ttl, data)
+
+
+# ---------------------------------------------------------------- from a table
+
+
+def from_nodes(blocks: Iterable[bytes], only: Collection[bytes] = ()) -> list[RecordSet]:
+    """The sets of a table's node blocks, as they are answered, in canonical order. `only`: of these zones."""
+    nodes = [node.unpack(block) for block in blocks]
+    apexes = {one.name for one in nodes if one.flags & NodeFlag.APEX}
+    sets = [made for one in nodes for made in _sets_of(one, apexes)]
+    if only:
+        sets = [one for one in sets if one.zone in only]
+    sets.sort(key=set_order)
+    return sets
+
+
+def _sets_of(found: Node, apexes: set[bytes]) -> Iterator[RecordSet]:
+    zone = next((up for up in names.ancestors(found.name) if up in apexes), None)
+    if zone is None:
+        return
+    for type_, rrset in found.rrsets.items():
+        if type_ != NEGATIVE_SOA:
+            ttl, data = unwire(rrset)
+            yield RecordSet(zone, found.name, type_, ttl, data)
+
+
+def unwire(rrset: RRset) -> tuple[int, tuple[bytes, ...]]:
+    """TTL and data of a stored RRset."""
+    data: list[bytes] = []
+    at = ttl = 0
+    while at < len(rrset.wire):
+        _, _, _, ttl, length = _RR.unpack_from(rrset.wire, at)
+        at += _RR.size
+        data.append(rrset.wire[at : at + length])
+        at += length
+    return ttl, tuple(data)

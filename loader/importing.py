@@ -1,0 +1,237 @@
+"""Where imports come from and go to: files, standard input, etcd. What is in them is loader/exchange's matter."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from loader import etcd_url, jsonlines, names, zonefile
+from loader.etcd import Etcd
+from loader.etcd_channel import ClientOptions, EtcdError, EtcdUnavailable
+from loader.etcd_url import EtcdUrl
+from loader.exchange import powerdns, route53, written
+from loader.exchange.keys import Change, batches
+from loader.exchange.sets import Gathered, Remark, gather
+from loader.feed import Feed, etcd_feed
+from loader.files import FileStatus
+from loader.model import Changes, Listing, Put, Record, Reject
+from loader.skydns import Semantics
+from loader.skydns_feed import SkydnsFeed
+
+#: Operations of a transaction; etcd takes 128 by default.
+BATCH = 100
+FORMATS = ("zone", "jsonl", "msgpack", "powerdns", "route53", "etcd")
+_SUFFIXES = {".jsonl": "jsonl", ".json": "route53", ".msgpack": "msgpack", ".mp": "msgpack", ".pdns": "powerdns"}
+
+
+class EtcdAccess(Protocol):
+    """What is needed of the settings (cli/settings.py) to reach etcd."""
+
+    @property
+    def etcd_user(self) -> str: ...
+    @property
+    def etcd_password(self) -> str: ...
+    @property
+    def etcd_password_file(self) -> Path | None: ...
+    @property
+    def etcd_cacert(self) -> Path | None: ...
+    @property
+    def etcd_cert(self) -> Path | None: ...
+    @property
+    def etcd_key(self) -> Path | None: ...
+
+
+def format_of(source: str) -> str:
+    """What a source is, by its name: a zone file if nothing else."""
+    if etcd_url.is_etcd_url(source):
+        return "etcd"
+    return _SUFFIXES.get(Path(source).suffix.lower(), "zone")
+
+
+def read(source: str, format: str, zones: Collection[bytes], standard_input: Callable[[], bytes]) -> Gathered:
+    """Everything that a file, a folder of zone files and JSON lines, or standard input (`-`) gives. Raises Reject,
+    OSError."""
+    if format == "zone":
+        return _zone_files(source, zones, standard_input)
+    raw = standard_input() if source == "-" else Path(source.removeprefix("file:")).read_bytes()
+    match format:
+        case "jsonl":
+            return _json_lines(raw, zones)
+        case "msgpack":
+            return written.read_packed(raw, zones)
+        case "route53":
+            return route53.read(raw, zones)
+        case "powerdns":
+            return powerdns.read(raw.decode(errors="surrogateescape"), zones)
+    raise Reject(f"{source} cannot be read as {format}")
+
+
+def _json_lines(raw: bytes, zones: Collection[bytes]) -> Gathered:
+    found, wrong = jsonlines.read(raw.splitlines(keepends=True))
+    records = [record for content in found.values() for record in jsonlines.as_list(content)]
+    return gather(records, zones, [Remark(f"line {number}", reason) for number, reason in wrong.items()])
+
+
+def _zone_files(source: str, zones: Collection[bytes], standard_input: Callable[[], bytes]) -> Gathered:
+    path = Path(source.removeprefix("file:"))
+    if path.is_dir() and source != "-":
+        return _folder(path, zones)
+    with tempfile.TemporaryDirectory() as folder:
+        if source == "-":
+            origin = min(zones, default=names.ROOT, key=len)
+            path = Path(folder, written.file_name(origin))
+            path.write_bytes(standard_input())
+        result = zonefile.ZoneFile()
+        zonefile.read(path, zones, result)
+    problems = [
+        Remark(where, reason, names.from_text(where.rpartition("/")[0])) for where, reason in result.problems.items()
+    ]
+    return gather([record for held in result.records.values() for record in held], zones, problems)
+
+
+def _folder(path: Path, zones: Collection[bytes]) -> Gathered:
+    records: list[Record] = []
+    problems: list[Remark] = []
+    for file in sorted(path.iterdir()):
+        if file.suffix not in (".zone", ".db", ".jsonl"):
+            continue
+        try:
+            one = read(str(file), format_of(str(file)), zones, bytes)
+        except (Reject, OSError) as error:
+            problems.append(Remark(str(file), str(error)))
+            continue
+        records += [Record(s.zone, s.owner, s.type, s.ttl, data) for s in one.sets for data in s.data]
+        problems += one.problems
+    return gather(records, zones, problems)
+
+
+# ---------------------------------------------------------------- etcd
+
+
+@dataclass(slots=True)
+class Written:
+    """How far a write has come."""
+
+    done: int = 0
+    revision: int = 0
+
+
+@dataclass(slots=True)
+class Place:
+    """A prefix in etcd and how to get there. Raises EtcdError where no endpoint answers."""
+
+    url: EtcdUrl
+    options: ClientOptions
+    _client: Etcd | None = field(default=None, init=False)
+
+    async def __aenter__(self) -> Place:
+        last: EtcdError | None = None
+        for endpoint in self.url.endpoints:
+            client = Etcd(endpoint, self.options)
+            try:
+                await client.open()
+                self._client = client
+                return self
+            except EtcdUnavailable as error:
+                await client.close()
+                last = error
+            except BaseException:
+                await client.close()
+                raise
+        raise last or EtcdUnavailable("no endpoint is named")
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+
+    @property
+    def client(self) -> Etcd:
+        assert self._client is not None
+        return self._client
+
+    async def present(self) -> tuple[list[Put], int]:
+        """Every key under the prefix, and the revision that they are of."""
+        found: list[Put] = []
+        revision = 0
+        async with aclosing(self.client.pages(self.url.key_prefix)) as pages:
+            async for page in pages:
+                found += page.entries
+                revision = page.revision
+        return found, revision
+
+    async def write(self, changes: list[Change], written: Written, advance: Callable[[int], None]) -> None:
+        """Make the changes, in transactions; `written` tells how far it came if this raises."""
+        for batch in batches(changes, BATCH):
+            puts = [(one.key, one.new) for one in batch if one.new is not None]
+            written.revision = await self.client.transact(puts, [one.key for one in batch if one.new is None])
+            written.done += len(batch)
+            advance(len(batch))
+
+
+def place_of(url: str, access: EtcdAccess) -> Place:
+    """Raises ValueError for a URL or a password file that cannot be used."""
+    parsed = etcd_url.parse(url)
+    password = access.etcd_password
+    if access.etcd_password_file is not None:
+        try:
+            password = access.etcd_password_file.read_text().splitlines()[0]
+        except (OSError, IndexError) as error:
+            raise ValueError(f"etcd_password_file {access.etcd_password_file}: {error}") from error
+    options = ClientOptions(
+        tls=parsed.tls,
+        user=access.etcd_user,
+        password=password,
+        cacert=str(access.etcd_cacert or ""),
+        cert=str(access.etcd_cert or ""),
+        key=str(access.etcd_key or ""),
+    )
+    return Place(parsed, options)
+
+
+class _Once:
+    """A source (loader/feed.py) that lists once and ends."""
+
+    status = FileStatus()
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.lease_ttl = place.client.lease_ttl
+
+    async def run(self) -> AsyncGenerator[Listing | Changes, None]:
+        puts, revision = await self._place.present()
+        yield Listing(puts, revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What an etcd prefix gives by its schema: key -> records, key -> why it gives none, and the revision."""
+
+    records: dict[str, list[Record]]
+    problems: dict[str, str]
+    revision: int
+
+
+async def listed(place: Place, zones: Collection[bytes], semantics: Semantics = "coredns") -> Listed:
+    """Everything that a prefix gives, as the loader would read it. Raises EtcdError."""
+    async with place:
+        once = _Once(place)
+        feed: Feed
+        if place.url.schema == "skydns":
+            feed = SkydnsFeed(once, place.url.prefix, zones, semantics)
+        else:
+            feed = etcd_feed(once, place.url)
+        async with aclosing(feed.run()) as updates:
+            update = await anext(updates)
+            # A full update makes its records while they are read; its problems are there afterwards.
+            records = {key: made for key, made in update.records.items() if made}
+            return Listed(records, dict(update.problems), update.revision)
+
+
+async def read_etcd(place: Place, zones: Collection[bytes], semantics: Semantics = "coredns") -> Gathered:
+    """The same as record sets."""
+    found = await listed(place, zones, semantics)
+    flat = [record for made in found.records.values() for record in made]
+    return gather(flat, zones, [Remark(key, reason) for key, reason in found.problems.items()])

@@ -1,0 +1,211 @@
+"""`standoff import` and `export` against a real etcd: what is written is what was read, and only what differs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.main import standoff
+from loader.etcd import Etcd
+from loader.importing import BATCH
+from loader.model import Put
+from tests.support.etcd import EtcdServer, Proxy, free_ports
+
+ZONE = """\
+$TTL 60
+@ IN SOA ns1 hostmaster 7 7200 1800 86400 30
+  IN NS ns1
+ns1 IN A 192.0.2.53
+www IN A 192.0.2.1
+www IN A 192.0.2.2
+txt IN TXT "a b" "c"
+"""
+Call = Callable[..., Result]
+
+
+def call(*arguments: str, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(standoff, arguments, input=stdin)
+
+
+def on_etcd(server: EtcdServer, work: Callable[[Etcd], Any]) -> Any:
+    async def run() -> Any:
+        async with Etcd(server.endpoint) as etcd:
+            return await work(etcd)
+
+    return asyncio.run(run())
+
+
+def content(server: EtcdServer, prefix: str) -> dict[str, Put]:
+    async def work(etcd: Etcd) -> dict[str, Put]:
+        return {put.key: put async for page in etcd.pages(prefix + "/") for put in page.entries}
+
+    found: dict[str, Put] = on_etcd(server, work)
+    return found
+
+
+def fill(server: EtcdServer, entries: dict[str, bytes]) -> None:
+    async def work(etcd: Etcd) -> None:
+        for key, value in entries.items():
+            await etcd.put(key, value)
+
+    on_etcd(server, work)
+
+
+@pytest.fixture
+def zone(tmp_path: Path) -> str:
+    path = tmp_path / "example.test.zone"
+    path.write_text(ZONE)
+    return str(path)
+
+
+@pytest.fixture
+def target(shared_etcd: EtcdServer, prefix: str) -> str:
+    return f"etcd://{shared_etcd.endpoint}{prefix}"
+
+
+def test_a_zone_comes_in_and_goes_out_again(shared_etcd: EtcdServer, prefix: str, target: str, zone: str) -> None:
+    result = call("import", zone, "--to", target)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "5 added, 0 changed, 0 removed, 0 unchanged" in result.stderr
+    found = content(shared_etcd, prefix)
+    assert found[f"{prefix}/example.test/www/A"].value == b'{"ttl":60,"data":["192.0.2.1","192.0.2.2"]}'
+    assert found[f"{prefix}/example.test/txt/TXT"].value == b'{"ttl":60,"data":[["a b","c"]]}'
+    assert len({put.mod_revision for put in found.values()}) == 1
+    out = call("export", f"{target}?schema=records")
+    assert out.exit_code == 0
+    again = call("import", "-", "--to", target, "--json", stdin=out.stdout)
+    assert again.exit_code == 0
+    assert {name: json.loads(again.stdout)[name] for name in ("added", "changed", "removed", "unchanged")} == {
+        "added": 0, "changed": 0, "removed": 0, "unchanged": 5,
+    }  # fmt: skip
+    assert content(shared_etcd, prefix) == found
+
+
+def test_dry_run_is_a_diff(shared_etcd: EtcdServer, prefix: str, target: str, zone: str) -> None:
+    before = {
+        f"{prefix}/example.test/www/A": b"192.0.2.9",
+        f"{prefix}/example.test/old/A": b"192.0.2.8",
+        f"{prefix}/other.test/x/A": b"192.0.2.7",
+        f"{prefix}/example.test/NS1/A": b'{"data":["192.0.2.53"],"ttl":60}',
+    }
+    fill(shared_etcd, before)
+    result = call("import", zone, "--to", target, "--dry-run", "--delete")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["+", f"{prefix}/example.test/@/NS"],
+        ["+", f"{prefix}/example.test/@/SOA"],
+        ["-", f"{prefix}/example.test/old/A"],
+        ["+", f"{prefix}/example.test/txt/TXT"],
+        ["~", f"{prefix}/example.test/www/A"],
+    ]
+    assert lines[-1].endswith('192.0.2.9 -> {"ttl":60,"data":["192.0.2.1","192.0.2.2"]}')
+    assert {key: put.value for key, put in content(shared_etcd, prefix).items()} == before
+    told = json.loads(call("import", zone, "--to", target, "--dry-run", "--json").stdout)
+    assert (told["removed"], told["written"], len(told["changes"])) == (0, 0, 4)
+    assert call("import", zone, "--to", target).exit_code == 0
+    assert f"{prefix}/example.test/old/A" in content(shared_etcd, prefix)
+    assert call("import", zone, "--to", target, "--delete").exit_code == 0
+    left = content(shared_etcd, prefix)
+    assert f"{prefix}/example.test/old/A" not in left
+    assert f"{prefix}/other.test/x/A" in left
+
+
+def test_many_keys_take_many_transactions(etcd_server: EtcdServer, prefix: str, tmp_path: Path) -> None:
+    lines = [f'{{"name":"n{i}.example.test","type":"A","data":"192.0.2.1"}}' for i in range(3 * BATCH + 5)]
+    path = tmp_path / "names.jsonl"
+    path.write_text("\n".join(lines))
+    result = call("import", str(path), "--zone", "example.test", "--to", f"etcd://{etcd_server.endpoint}{prefix}")
+    assert result.exit_code == 0
+    found = content(etcd_server, prefix)
+    assert len(found) == 3 * BATCH + 5
+    assert len({put.mod_revision for put in found.values()}) == 4
+
+
+def test_from_skydns(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
+    fill(
+        shared_etcd,
+        {
+            f"{prefix}/sky/test/example/www": b'{"host":"192.0.2.1","ttl":60}',
+            f"{prefix}/sky/test/example/alias": b'{"host":"www.example.test"}',
+            f"{prefix}/sky/test/example/bad": b"nonsense",
+        },
+    )
+    source = f"{target}/sky?schema=skydns"
+    assert call("import", source, "--to", f"{target}/rec").exit_code == 2
+    result = call("import", source, "--zone", "example.test", "--to", f"{target}/rec")
+    assert result.exit_code == 0
+    assert f"not taken over: {prefix}/sky/test/example/bad" in result.stderr
+    found = {key.removeprefix(f"{prefix}/rec"): put.value for key, put in content(shared_etcd, f"{prefix}/rec").items()}
+    assert json.loads(found["/example.test/www/A"]) == {"ttl": 60, "data": ["192.0.2.1"]}
+    assert json.loads(found["/example.test/alias/CNAME"])["data"] == ["www.example.test."]
+
+
+def test_strict_changes_nothing(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
+    dump = "example.test 60 IN SOA a b 1 2 3 4 5\nexample.test 60 IN ALIAS x.test\nw.example.test 60 IN A 192.0.2.1\n"
+    strict = call("import", "-", "--from", "powerdns", "--to", target, "--strict", stdin=dump)
+    assert strict.exit_code == 1
+    assert "not taken over: example.test ALIAS: PowerDNS looks the target up" in strict.stderr
+    assert content(shared_etcd, prefix) == {}
+    assert call("import", "-", "--from", "powerdns", "--to", target, stdin=dump).exit_code == 0
+    assert len(content(shared_etcd, prefix)) == 2
+
+
+def test_delete_spares_what_could_not_be_taken_over(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
+    by_hand = f"{prefix}/example.test/@/A"
+    fill(shared_etcd, {by_hand: b"192.0.2.1", f"{prefix}/example.test/old/A": b"192.0.2.8"})
+    dump = "example.test 60 IN SOA a b 1 2 3 4 5\nexample.test 60 IN ALIAS x.test\n"
+    arguments = ("import", "-", "--from", "powerdns", "--to", target, "--delete")
+    unreadable = call(*arguments, stdin=dump + "w.example.test 60 IN A nonsense\n")
+    assert unreadable.exit_code == 1
+    assert "nothing is removed" in unreadable.stderr
+    assert len(content(shared_etcd, prefix)) == 3
+    assert call(*arguments, stdin=dump).exit_code == 0
+    assert set(content(shared_etcd, prefix)) == {by_hand, f"{prefix}/example.test/@/SOA"}
+
+
+def test_etcd_away(zone: str) -> None:
+    (port,) = free_ports(1)
+    result = call("import", zone, "--to", f"etcd://127.0.0.1:{port}/names")
+    assert result.exit_code == 1
+    assert f"127.0.0.1:{port}" in result.stderr
+
+
+def test_the_second_endpoint_will_do(shared_etcd: EtcdServer, prefix: str, zone: str) -> None:
+    (port,) = free_ports(1)
+    assert call("import", zone, "--to", f"etcd://127.0.0.1:{port},{shared_etcd.endpoint}{prefix}").exit_code == 0
+    assert len(content(shared_etcd, prefix)) == 5
+
+
+def test_etcd_breaks_off_in_the_middle(
+    etcd_server: EtcdServer, prefix: str, tmp_path: Path, make_proxy: Callable[[str], Proxy], monkeypatch: Any
+) -> None:
+    """It says how far it came, and the next import does the rest."""
+    path = tmp_path / "names.jsonl"
+    lines = [f'{{"name":"n{i}.example.test","type":"A","data":"192.0.2.1"}}' for i in range(3 * BATCH)]
+    path.write_text("\n".join(lines))
+    proxy = make_proxy(etcd_server.endpoint)
+    counter = itertools.count(1)
+    transact = Etcd.transact
+
+    async def breaking(self: Etcd, *arguments: Any) -> int:
+        if next(counter) == 2:
+            proxy.refuse()
+            proxy.cut()
+        return await transact(self, *arguments)
+
+    monkeypatch.setattr(Etcd, "transact", breaking)
+    arguments = ("import", str(path), "--zone", "example.test", "--to")
+    result = call(*arguments, f"etcd://{proxy.endpoint}{prefix}")
+    assert result.exit_code == 1
+    assert f"{BATCH} of {3 * BATCH} changes are written: import again to go on" in result.stderr
+    assert len(content(etcd_server, prefix)) == BATCH
+    assert call(*arguments, f"etcd://{etcd_server.endpoint}{prefix}").exit_code == 0
+    assert len(content(etcd_server, prefix)) == 3 * BATCH

@@ -1,0 +1,84 @@
+"""`standoff import` without etcd: what it prints, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.commands.import_ import MOST_REMARKS
+from cli.main import standoff
+
+
+def call(*arguments: str, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(standoff, ["import", *arguments], input=stdin)
+
+
+def test_keys_and_values_are_printed() -> None:
+    line = '{"name":"www.example.test","type":"A","ttl":60,"data":"192.0.2.1"}\n'
+    result = call("-", "--from", "jsonl", "--zone", "example.test", stdin=line)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [json.loads(one) for one in result.stdout.splitlines()] == [
+        {"key": "/standoff/example.test/www/A", "value": '{"ttl":60,"data":["192.0.2.1"]}'}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "SOURCE"),
+        (["x.zone", "--dry-run"], "give --to URL"),
+        (["x.zone", "--delete"], "give --to URL"),
+        (["x.zone", "--to", "http://somewhere/x"], "etcd"),
+        (["x.zone", "--to", "etcd://h/p?schema=skydns"], "in the schema records"),
+        (["x.zone", "--to", "etcd://h"], "needs a prefix"),
+        (["etcd://h/p?schema=skydns"], "give them with --zone"),
+    ],
+)
+def test_usage(arguments: list[str], told: str) -> None:
+    result = call(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert told in result.stderr
+
+
+def test_a_source_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:
+    good = tmp_path / "good.jsonl"
+    good.write_text('{"name":"www.example.test","type":"A","data":"192.0.2.1"}\n')
+    arguments = [str(good), str(tmp_path / "absent.zone"), "--zone", "example.test"]
+    result = call(*arguments)
+    assert result.exit_code == 0
+    assert "absent.zone: [Errno 2]" in result.stderr
+    assert len(result.stdout.splitlines()) == 1
+    strict = call(*arguments, "--strict")
+    assert (strict.exit_code, strict.stdout) == (1, "")
+    assert "nothing is changed (--strict)" in strict.stderr
+
+
+def test_nothing_to_import(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    result = call(str(empty))
+    assert result.exit_code == 1
+    assert "there is nothing to import" in result.stderr
+
+
+def test_remarks_have_an_end() -> None:
+    lines = "nonsense\n" * (MOST_REMARKS + 5)
+    result = call("-", "--from", "jsonl", stdin=lines)
+    assert "and 5 more like these" in result.stderr
+    assert len(result.stderr.splitlines()) == MOST_REMARKS + 2
+
+
+def test_a_zone_from_standard_input() -> None:
+    result = call("-", "--zone", "example.test", stdin="www 60 IN A 192.0.2.1\n")
+    assert json.loads(result.stdout)["key"] == "/standoff/example.test/www/A"
+
+
+def test_names_outside_the_zone_are_told_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "example.test.zone"
+    file.write_text("@ 60 IN SOA a b 1 2 3 4 5\nwww.other.test. 60 IN A 192.0.2.1\n")
+    result = call(str(file))
+    assert result.exit_code == 0
+    assert "not taken over: www.other.test./A: www.other.test. is outside the file's zone" in result.stderr
