@@ -1,4 +1,4 @@
-"""A server on all addresses answers from the one that was asked; one on an address that comes later, once it is there."""
+"""A server on all addresses answers from the one that was asked; on an address that comes later, once it is there."""
 
 from __future__ import annotations
 
