@@ -2,9 +2,9 @@
 
     python -m bench.aggregate [DESCENDANTS]     default 10000; prints one JSON line, in milliseconds
 
-Keys as ExternalDNS writes them, one random label beneath each name; a third of the changes each alters, deletes and adds
-one. In-process: schema, zone model, both tables in shared memory; no workers to wait for. CPU time says what it costs,
-wall time also what else the machine did.
+Keys as ExternalDNS writes them, one random label beneath each name; a third of the changes each alters, deletes and
+adds one. In-process: schema, zone model, both tables in shared memory; no workers to wait for. CPU time says what it
+costs, wall time also what else the machine did.
 """
 
 from __future__ import annotations
