@@ -36,6 +36,9 @@ _APEX, _NS = b"\x04apex\x03dns", b"\x02ns\x03dns"
 _SMALL = 8
 _REMEMBERED = 256
 
+#: In place of a text that is not served, and that most of ExternalDNS's keys have.
+_SOME_TEXT = b"\0"
+
 _rank = attrgetter("rank")
 
 
@@ -162,7 +165,10 @@ class ServiceTree:
     def _decode(self, put: Put) -> Service | None:
         self.problems.pop(put.key, None)
         try:
-            return skydns.decode(self._prefix, put, self._lease_ttl)
+            service = skydns.decode(self._prefix, put, self._lease_ttl)
+            if service is not None and service.kind == HOST and service.text and self._semantics == "coredns":
+                service.text = _SOME_TEXT
+            return service
         except Reject as reject:
             self.problems[put.key] = str(reject)
         except Exception as error:
@@ -172,7 +178,13 @@ class ServiceTree:
         return None
 
     def _apex_of(self, name: bytes) -> bytes | None:
-        return next((one for one in names.ancestors(name) if one in self._zones), None)
+        zones = self._zones
+        while name not in zones:
+            length = name[0]
+            if not length:
+                return None
+            name = name[length + 1 :]
+        return name
 
     def _owner(self, service: Service) -> bytes:
         """The name that the key's own records are at."""
@@ -187,21 +199,22 @@ class ServiceTree:
         apex = self._apex_of(service.name)
         if apex is None or service.kind not in (HOST, TEXT):
             return []
-        special = (_APEX + apex, _NS + apex)
         above: list[bytes] = []
         name = service.name
         while name != apex:
-            name = names.parent(name)
-            if self._semantics == "coredns" or name in special:
-                above.append(name)
-        return above
+            name = name[name[0] + 1 :]
+            above.append(name)
+        if self._semantics == "coredns":
+            return above
+        return [name for name in above if name in (_APEX + apex, _NS + apex)]
 
     def _names_of(self, service: Service) -> list[bytes]:
         """All names that the service can have records at."""
         found = [self._owner(service), *self._above(service)]
-        apex = self._apex_of(service.name)
-        if apex is not None and apex not in found and {_APEX + apex, _NS + apex} & {service.name, *found}:
-            found.append(apex)
+        if self._semantics == "strict" and b"\x03dns" in service.name:
+            apex = self._apex_of(service.name)
+            if apex is not None and apex not in found and {_APEX + apex, _NS + apex} & {service.name, *found}:
+                found.append(apex)
         return found
 
     def _insert(self, service: Service, *, sort: bool = True) -> None:
@@ -273,7 +286,6 @@ class ServiceTree:
     def _make_view(self, name: bytes) -> View:
         if self._semantics == "coredns" and not _is_name(name):
             return {}
-        own = [*self._own_of(name)]
         apex = name in self._zones
         hosts, texts = self._at(HOST, name), self._at(TEXT, name)
         if self._semantics == "strict":
@@ -282,9 +294,12 @@ class ServiceTree:
         if apex:
             parts.append(self._apex_addresses(name, hosts))
             parts.append(views.servers_view(self._at(HOST, _NS + name, subtree=True)))
-        parts.append(views.texts_view(texts))
-        parts.append(views.pointers_view(one for one in own if one.kind == POINTER))
-        return views.joined(parts)
+        if texts:
+            parts.append(views.texts_view(texts))
+        pointers = [one for one in self._own_of(name) if one.kind == POINTER]
+        if pointers:
+            parts.append(views.pointers_view(pointers))
+        return parts[0] if len(parts) == 1 else views.joined(parts)
 
     def _apex_addresses(self, apex: bytes, hosts: list[Service]) -> View:
         """Those of the subtree `dns/apex`; without any, all that CoreDNS falls back to."""
@@ -323,4 +338,6 @@ def _level(service: Service) -> tuple[int, str]:
 
 def _is_name(name: bytes) -> bool:
     """False if a label of it stands for all labels."""
+    if b"*" not in name and b"any" not in name:
+        return True
     return not any(label in ALL_LABELS for label in names.labels(name))

@@ -38,13 +38,15 @@ def hosts_view(hosts: list[Service], name: bytes, semantics: Semantics, *, apex:
     DNS lets no data stand beside a CNAME, and no second one. CoreDNS mixes them; here anything else wins, and of
     several aliases the oldest. At an apex there is none, and addresses are addresses_view's.
     """
-    aliases = [service for service in hosts if is_alias(service, semantics)]
-    others = [service for service in hosts if not is_alias(service, semantics)]
+    if not hosts:
+        return {}
+    aliases = [service for service in hosts if service.type == rdata.CNAME and is_alias(service, semantics)]
+    others = [service for service in hosts if not is_alias(service, semantics)] if aliases else hosts
     if not others and not apex:
         return _alias_view([service for service in aliases if service.data.lower() != name])
-    sums: Counter[int] = Counter()
+    sums: dict[int, int] = {}
     for service in others:
-        sums[service.priority] += service.weight
+        sums[service.priority] = sums.get(service.priority, 0) + service.weight
     view: View = {}
     for service in others:
         given: Given = []
