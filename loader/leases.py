@@ -15,7 +15,7 @@ import heapq
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from loader.etcd_channel import EtcdError
+from loader.etcd_channel import EtcdError, EtcdUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Leases:
 
         async def one(lease: int) -> None:
             async with gate:
-                left, granted = await self._ask(lease)
+                left, granted = await self._answer(lease)
             if left < 0:
                 gone.add(lease)
                 self._plan(lease, _RETRY)
@@ -115,6 +115,21 @@ class Leases:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return gone
+
+    async def _answer(self, lease: int) -> tuple[int, int]:
+        """As _ask, but nothing that goes wrong with a connection that is being closed can end the feed."""
+        try:
+            return await self._ask(lease)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # grpcio raises this when a call was canceled under us.
+            raise EtcdUnavailable("the call was canceled") from None
+        except EtcdError:
+            raise
+        except Exception as error:
+            raise EtcdUnavailable(f"unexpected error: {error!r}") from error
 
     def _plan(self, lease: int, seconds: float) -> None:
         self._due[lease] = at = self._now() + seconds

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Protocol
 
 from loader.feed import FeedStatus, Source, Update
@@ -30,7 +31,8 @@ class SkydnsFeed:
     def __init__(self, source: LeasedSource, prefix: str, zones: Collection[bytes], semantics: Semantics) -> None:
         self._source = source
         self._leases = Leases(source.lease_ttl, time.monotonic)
-        self._tree = ServiceTree(prefix, zones, semantics, self._leases.granted)
+        self._make_tree = partial(ServiceTree, prefix, zones, semantics, self._leases.granted)
+        self._tree = self._make_tree()
         self._revision = 0
         self._marked: set[bytes] = set()
 
@@ -78,7 +80,11 @@ class SkydnsFeed:
             self._revision = max(self._revision, item.revision)
             return self._changes(item)
         self._revision = item.revision
-        update = full_update(self._tree, item, self._marked)
+        tree = self._make_tree()  # a new one: an earlier listing may still be read from the old one
+        for _ in tree.replacing(item.entries):
+            await asyncio.sleep(0)  # a million keys take half a minute
+        self._tree = tree
+        update = _loaded(self._tree, item.revision, self._marked)
         self._forget(self._leases.known())
         return update
 
@@ -109,12 +115,16 @@ class SkydnsFeed:
 def full_update(tree: ServiceTree, listing: Listing, marked: set[bytes]) -> Update:
     """A listing in the tree's place. `marked`: the aggregates that were told before, and afterwards those that are."""
     tree.replace(listing.entries)
+    return _loaded(tree, listing.revision, marked)
+
+
+def _loaded(tree: ServiceTree, revision: int, marked: set[bytes]) -> Update:
     now = tree.aggregates()
     marks = dict.fromkeys(marked - now, False) | dict.fromkeys(now - marked, True)
     marked.clear()
     marked.update(now)
     keys = [*(service.key for service in tree.services()), *tree.problems]
-    return Update(_Records(tree, keys), listing.revision, True, tree.problems, _Revisions(tree, keys), marks=marks)
+    return Update(_Records(tree, keys), revision, True, tree.problems, _Revisions(tree, keys), marks=marks)
 
 
 def change_update(tree: ServiceTree, changes: Changes, marked: set[bytes]) -> Update:

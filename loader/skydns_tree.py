@@ -32,6 +32,9 @@ ALL_LABELS = (b"*", b"any")
 #: Beneath an apex: what its addresses and its name servers are.
 _APEX, _NS = b"\x04apex\x03dns", b"\x02ns\x03dns"
 
+#: Keys of a list that are decoded in one go.
+_STEP = 2000
+
 #: Views of names with more services than that are worth remembering.
 _SMALL = 8
 _REMEMBERED = 256
@@ -69,12 +72,19 @@ class ServiceTree:
 
     def replace(self, puts: Iterable[Put]) -> None:
         """Forget everything; these are all keys."""
+        for _ in self.replacing(puts):
+            pass
+
+    def replacing(self, puts: Iterable[Put]) -> Iterator[None]:
+        """replace() in steps of some 50 ms: nothing else may be asked for until it is through."""
         for book in (self.problems, self._services, self._own, *self._below, self._levels, self._of_lease, self._views):
             book.clear()
-        for put in puts:
+        for number, put in enumerate(puts, 1):
             service = self._decode(put)
             if service is not None:
                 self._insert(service, sort=False)
+            if number % _STEP == 0:
+                yield
         for kind, below in enumerate(self._below):
             for name, services in below.items():
                 services.sort(key=_rank)

@@ -291,8 +291,8 @@ cdef int target_at(uint16_t type) noexcept nogil:
 cdef int add_addresses(
     reply_t *r, table_view *t, rrset_ref *rrset, uint16_t type, int start, name_t *owner, int label, node_ref *cut
 ) noexcept nogil:
-    """Addresses of the names in an RRset's data that stands at `start`, of those in the zone above suffix `label` of its
-    owner; beneath `cut` (may be NULL) they are needed."""
+    """Addresses of the names in an RRset's data that stands at `start`: of those in the zone above suffix `label` of
+    its owner. Beneath `cut` (may be NULL) they are needed."""
     cdef uint64_t done[MOST_TARGETS + 1]
     cdef int known = 0, i, at = 0, where, found, added
     cdef uint16_t address_type
@@ -345,7 +345,7 @@ cdef int add_addresses(
 
 
 cdef int find_with_addresses(table_view *t, name_t *target, node_ref *apex, bint glue, node_ref *node) noexcept nogil:
-    """The node of a target or the wildcard that it comes from, if it lies in the apex's zone; as glue, in one beneath."""
+    """The node of a target, or the wildcard it comes from, if it lies in the apex's zone; as glue, in one beneath."""
     cdef node_ref other
     cdef int label = 0, found = MISSING
     if not ends_in(target, apex):
@@ -588,8 +588,8 @@ cdef int64_t cookie_age(question *q, terms_t *terms) noexcept nogil:
 
 
 cdef int valid_cookie(question *q, terms_t *terms, client_t *client) noexcept nogil:
-    """Whether the query has a server cookie of ours for this client (RFC 9018 section 4.3): which secret signed it, from
-    1 on, else 0. Its reserved bytes may be anything."""
+    """Whether the query has a server cookie of ours for this client (RFC 9018 section 4.3): the number of the secret
+    that signed it, from 1 on, else 0. Its reserved bytes may be anything."""
     cdef uint8_t signed_[32]
     cdef uint8_t hash_[8]
     cdef int64_t age

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Protocol
 
 from server.message import RR_HEAD, rr_offsets
-from server.query import AA, CD, HEADER, QR, RD, Query
+from server.query import AA, HEADER, QR, RD, Query
 from server.resolve import AAAA, DS, NS, A, TableView
 from server.resolve import _name_at as name_at
 from server.tsig import LARGEST
@@ -174,7 +174,7 @@ def _records(rrset: RRset) -> Iterator[bytes]:
 
 def message(query: Query, part: Part, opt: bytes = b"") -> bytes:
     """A part as an answer to a query."""
-    flags = QR | AA | query.flags & (RD | CD)
+    flags = QR | AA | query.flags & RD
     header = HEADER.pack(query.identifier, flags, 1, part.count, 0, 1 if opt else 0)
     return header + query.question + part.body + opt
 

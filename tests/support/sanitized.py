@@ -26,7 +26,7 @@ FLAGS = (
 
 def build(folder: Path) -> None:
     """Copy the sources into `folder` and compile them there. Raises CalledProcessError."""
-    for room in ("shm", "server", "tests"):
+    for room in ("shm", "server", "tests", "lockcheck"):
         ignore = shutil.ignore_patterns("*.so", "*.c", "*.stamp", "__pycache__")
         shutil.copytree(ROOT / room, folder / room, ignore=ignore, dirs_exist_ok=True)
     shutil.copy(ROOT / "pyproject.toml", folder)

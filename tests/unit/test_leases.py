@@ -111,6 +111,22 @@ def test_while_etcd_does_not_answer_nothing_is_gone(how: str, monkeypatch: pytes
     run(body)
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), RuntimeError("closed"), EtcdUnavailable("away")])
+def test_a_connection_that_closes_under_a_question_ends_nothing(error: BaseException) -> None:
+    async def body() -> None:
+        async def ask(lease: int) -> tuple[int, int]:
+            raise error
+
+        clock = Clock()
+        leases = Leases(ask, clock)
+        await leases.learn([1, 2], 1)
+        clock.now += 1
+        assert await leases.check() == (set(), set())
+        assert leases.known() == {1, 2}
+
+    run(body)
+
+
 class Source:
     """Gives what is put into its queue."""
 
