@@ -400,11 +400,12 @@ cdef class Streams:
             p = <uint8_t *>malloc(c.input_size + more)
             if p == NULL:
                 return False
-            memcpy(p, c.input, c.input_size)
+            if c.input_size:
+                memcpy(p, c.input, c.input_size)
             free(c.owned)
             c.owned = p
             c.owned_room = c.input_size + more
-        elif c.input != c.owned:
+        elif c.input != c.owned and c.input_size:
             memmove(c.owned, c.input, c.input_size)
         c.input = c.owned
         return True
