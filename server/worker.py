@@ -240,7 +240,10 @@ class Worker:
         beats = dict.fromkeys(self._sockets, 0)
         for number in self._board.slots:
             slot = self._board.slot(number)
-            if slot.get("kind") == SlotKind.WORKER and slot.get("worker") in beats:
+            # A claim shows a heartbeat as well, but who has not adopted a table yet is still starting: its sockets
+            # would wait for that, and then for the heartbeat to be old. Before the first table nobody has one.
+            answering = slot.get("generation") or not self._adopted
+            if answering and slot.get("kind") == SlotKind.WORKER and slot.get("worker") in beats:
                 index = slot.get("worker")
                 beats[index] = max(beats[index], slot.get("heartbeat_ns"))
         order = sorted(self._sockets)
