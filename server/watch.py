@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from server.culprit import StackFile, process_state
 from server.supervision import LEAK_AFTER_S, Look, Role
 from shm.board import Board, SlotView, WordView
+from shm.lockdebug import acquired_at
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class _Inquiry:
     slot: SlotView
     section: int
     due: float
+    site: str  # of its acquire, if lock debugging is on
 
 
 class LockWatch:
@@ -65,7 +67,8 @@ class LockWatch:
         self._words.add("leaks_reported")
         for _, slot in self.slots([pid]):
             self._stacks[pid].ask(pid)
-            self._inquiries.append(_Inquiry(pid, role, slot, slot.get("section"), now + STACK_PATIENCE_S))
+            section = slot.get("section")
+            self._inquiries.append(_Inquiry(pid, role, slot, section, now + STACK_PATIENCE_S, acquired_at(pid)))
 
     def tell(self, now: float) -> None:
         """Log the reports that are due, and a writer that does not let go."""
@@ -80,7 +83,7 @@ class LockWatch:
         inside = (time.monotonic_ns() - slot.get("since_ns")) / 1e9
         stack = self._stacks[pid].take() if pid in self._stacks else []
         log.error(
-            "read lock leaked: %s (pid %d, slot %d) has been inside for %.2f s%s; it is %s; now at %s",
+            "read lock leaked: %s (pid %d, slot %d) has been inside for %.2f s%s; it is %s; now at %s%s",
             inquiry.role,
             pid,
             slot.number,
@@ -88,6 +91,7 @@ class LockWatch:
             "" if slot.get("section") == inquiry.section else ", and has just left",
             process_state(pid),
             " < ".join(stack) or "an unknown place: it does not answer signals",
+            f"; acquired at {inquiry.site}" if inquiry.site else "",
         )
 
     def _tell_writer(self) -> None:

@@ -78,6 +78,19 @@ class Holding:
             self._path.unlink(missing_ok=True)
 
 
+def acquired_at(pid: int) -> str:
+    """Where a process took the lock that it holds, `file:line`; "" if that is not known. Its newest, if several."""
+    folder = os.environ.get(VARIABLE)
+    if not folder:
+        return ""
+    try:
+        files = list(Path(folder).glob(f"{pid}-*.held"))
+        newest = max(files, key=lambda path: int(path.name.split("-")[1]))
+        return str(json.loads(newest.read_bytes())["site"])
+    except (OSError, ValueError, KeyError):  # it has just left
+        return ""
+
+
 def _stack() -> list[str]:
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_globals.get("__name__") in _OWN:
