@@ -48,7 +48,8 @@ format: $(VENV)/.extras-dev  ## lay out the Python sources
 	$(VENV)/bin/ruff format .
 
 stress: $(BUILT) $(VENV)/.extras-test test-tools  ## kill and reload without end while every answer is checked (MINUTES, KILLS, SEED)
-	STANDOFF_TORTURE_S=$$(($(MINUTES) * 60)) STANDOFF_TORTURE_KILLS=$(KILLS) STANDOFF_TORTURE_SEED=$(SEED) \
+	STANDOFF_TORTURE_S=$$(($(MINUTES) * 60)) STANDOFF_MAYHEM_S=$$(($(MINUTES) * 60)) \
+		STANDOFF_TORTURE_KILLS=$(KILLS) STANDOFF_TORTURE_SEED=$(SEED) \
 		$(PYTEST) tests/torture -s --timeout 0 $(TEST_ARGS)
 
 fuzz: $(BUILT) $(VENV)/.extras-test  ## packets and tables out of a generator (MINUTES, SEED)
