@@ -17,7 +17,7 @@ from libc.time cimport time_t
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
-from server._answer cimport DECLINED, DROPPED, Terms, client_t, hash_name, parse, question, resolve
+from server._answer cimport DROPPED, Terms, client_t, hash_name, parse, question, resolve
 from server._counters cimport Counters
 from server._limits cimport Networks
 from shm._atomic cimport word_add
@@ -67,7 +67,7 @@ cdef enum:
     # 512 take about a quarter of a millisecond.
     BUDGET = 512
     SLOW = 16
-    # One client's share of it; bytes after which its turn ends. So a client that does not read has at most SHARE + FRAME
+    # One client's share of it; bytes after which its turn ends. A client that does not read has at most SHARE + FRAME
     # bytes of replies here.
     TURN = 64
     SHARE = 65536
@@ -242,7 +242,7 @@ cdef class Streams:
         return PyBytes_FromStringAndSize(<char *>c.address, c.address_length)
 
     def idlest(self, bytes prefix=b""):
-        """(slot, seconds) of the client that has been silent longest; of those whose address begins so. (-1, 0): none."""
+        """(slot, seconds) of the client silent for longest, of those whose address begins so. (-1, 0): none."""
         cdef int i, best = -1
         cdef Py_ssize_t n = len(prefix)
         for i in range(self.most):
@@ -478,7 +478,9 @@ cdef class Streams:
         self.part_count += 1
         return budget
 
-    cdef int answer_one(self, conn_t *c, const uint8_t *p, int length, Table table, table_view *t, int *budget) except? -1:
+    cdef int answer_one(
+        self, conn_t *c, const uint8_t *p, int length, Table table, table_view *t, int *budget
+    ) except? -1:
         """Write the reply behind the arena's end, two bytes on; its size, DROPPED, or HELD_MESSAGE."""
         cdef uint8_t *to = self.arena + self.used + 2
         cdef Counters counters = self.encrypted_counters if c.encrypted else self.counters
