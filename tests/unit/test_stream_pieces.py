@@ -36,8 +36,8 @@ TERMS = Terms(POLICY).at(Moment())
 ADDRESS = b"\x7f\0\0\1"
 
 
-def reference(packet: bytes) -> bytes | None:
-    return answer(packet, example_table(), POLICY, Moment(stream=True))
+def reference(packet: bytes, encrypted: bool = False) -> bytes | None:
+    return answer(packet, example_table(), POLICY, Moment(stream=True, encrypted=encrypted))
 
 
 def decline(
@@ -77,11 +77,11 @@ def round_of(streams: Streams) -> None:
     streams.send()
 
 
-def expected_of(packets: list[bytes]) -> tuple[bytes, bool]:
+def expected_of(packets: list[bytes], encrypted: bool) -> tuple[bytes, bool]:
     """All replies up to the first packet that ends the connection, and whether there was one."""
     replies = b""
     for packet in packets:
-        reply = reference(packet)
+        reply = reference(packet, encrypted)
         if reply is None:
             return replies, True
         replies += framed(reply)
@@ -117,7 +117,7 @@ def test_any_messages_in_any_pieces(packets: list[bytes], cuts: list[int], encry
         ours.setblocking(False)
         theirs.setblocking(False)
         slot = streams.add(theirs.fileno() if encrypted else theirs.detach(), ADDRESS, encrypted)
-        replies, cut_off = expected_of(packets)
+        replies, cut_off = expected_of(packets, encrypted)
         got, ended = b"", False
         pieces = list(pieces_of(b"".join(map(framed, packets)), cuts))
         for piece in [*pieces, *[b""] * 200]:
