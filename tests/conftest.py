@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.support.instances import fresh_instance
 
 COMPILED = ("shm._atomic", "shm._section", "shm._table", "server._batch", "server._stream")
+
+
+# A change is judged by the same examples each time; new ones are looked for on people's own machines, and by `make fuzz`.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 def pytest_configure(config: pytest.Config) -> None:
