@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 BACKOFF_FIRST_S = 0.2
 #: A child that dies at once costs a start every so often; longer would delay the repair once the cause is gone.
 BACKOFF_MAX_S = 10.0
-#: A child that has lived so long has recovered: its next death counts as the first.
-STABLE_AFTER_S = 30.0
+#: A child that has lived so long did come to work: its next death counts as the first. Longer, and a loader that dies
+#: three times a minute would be away for ten seconds each time, with nothing wrong about its start.
+STABLE_AFTER_S = 5.0
 #: What stopping takes besides draining: workers leave their loops within 100 ms, processes end.
 STOP_MARGIN_S = 5.0
 
