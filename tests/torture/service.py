@@ -76,6 +76,11 @@ class Service:
         self._server = ["--listen", f"127.0.0.1:{port}", "--workers", str(workers), *self._runtime]
         self.source = ["--source", f"etcd://{etcd.endpoint}{PREFIX}?schema=records"]
 
+    def set_workers(self, workers: int) -> None:
+        """Before anything is started."""
+        self.workers = workers
+        self._server[self._server.index("--workers") + 1] = str(workers)
+
     def start_run(self) -> Part:
         return self._start("run", *self._server, *self.source)
 
