@@ -180,6 +180,9 @@ class FileSource:
         failed = ""
         try:
             records, problems = _read(path, self._zones, includes)
+            if file.prints and not records and not problems:
+                # A full disk, or an editor that empties a file before it writes it.
+                failed = f"{path} holds no record any more (to take its names away, take the file away)"
         except Reject as reject:
             failed = str(reject)
         except OSError as error:

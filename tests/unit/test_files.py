@@ -350,6 +350,25 @@ def test_nothing_is_told_before_something_was_readable(tmp_path: Path, clock: Cl
     assert news(source).full
 
 
+@pytest.mark.parametrize("text", ["", "; nothing but this\n"])
+def test_a_file_that_was_emptied_keeps_its_content(tmp_path: Path, text: str) -> None:
+    """A full disk or an editor does so; the zone must not go."""
+    path = tmp_path / "a.zone"
+    path.write_text("$ORIGIN example.test.\n$TTL 60\n@ SOA ns1 hostmaster 1 2 3 4 5\n@ NS ns1\nns1 A 192.0.2.1\n")
+    source = FileSource(path, interval_s=0.01)
+    assert source.look() is not None
+    path.write_text(text)
+    os.utime(path, (1, 1))
+    update = source.look()
+    assert update is not None
+    assert set(update.records) == {f"file:{path}"}
+    assert "holds no record any more" in update.problems[f"file:{path}"]
+    path.write_text("$ORIGIN example.test.\n$TTL 60\n@ SOA ns1 hostmaster 1 2 3 4 5\n@ NS ns1\nns1 A 192.0.2.1\n")
+    os.utime(path, (2, 2))
+    assert source.look() is not None
+    assert source.status.error == ""
+
+
 def test_an_empty_folder_is_an_empty_source(tmp_path: Path) -> None:
     update = news(FileSource(tmp_path))
     assert update.full
