@@ -87,22 +87,13 @@ def _etcd(source: str, settings: Settings, connect: bool) -> Iterator[Remark]:
 
 async def _ask(endpoint: str, tls: bool, settings: Settings) -> Remark:
     from loader.etcd import Etcd
-    from loader.etcd_channel import ClientOptions, EtcdError
+    from loader.etcd_access import client_options
+    from loader.etcd_channel import EtcdError
 
     try:
-        password = settings.etcd_password
-        if settings.etcd_password_file:
-            password = settings.etcd_password_file.read_text().split("\n", 1)[0]
-        options = ClientOptions(
-            user=settings.etcd_user,
-            password=password,
-            tls=tls,
-            cacert=str(settings.etcd_cacert or ""),
-            cert=str(settings.etcd_cert or ""),
-            key=str(settings.etcd_key or ""),
-        )
+        options = client_options(settings, tls=tls)
         async with Etcd(endpoint, options) as client:
             version, _ = await client.status()
             return ok("etcd", f"{endpoint} answers: etcd {version}")
-    except (EtcdError, OSError) as error:
+    except (EtcdError, OSError, ValueError) as error:
         return problem("etcd", str(error))

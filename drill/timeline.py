@@ -51,7 +51,7 @@ class Wait:
 
 
 class Stalls:
-    """When some core, or the client, did not run a thread that wanted to run. Overlaps are merged."""
+    """When some core, or the one who asks, did not run a thread that wanted to run. Overlaps are merged."""
 
     def __init__(self, intervals: Iterable[tuple[int, int]]) -> None:
         self._starts: list[int] = []

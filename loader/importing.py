@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from loader import etcd_url, jsonlines, names, zonefile
 from loader.etcd import Etcd
+from loader.etcd_access import EtcdAccess, client_options
 from loader.etcd_channel import ClientOptions, EtcdError, EtcdUnavailable
 from loader.etcd_url import EtcdUrl
 from loader.exchange import powerdns, route53, written
@@ -26,23 +26,6 @@ from loader.skydns_feed import SkydnsFeed
 BATCH = 100
 FORMATS = ("zone", "jsonl", "msgpack", "powerdns", "route53", "etcd")
 _SUFFIXES = {".jsonl": "jsonl", ".json": "route53", ".msgpack": "msgpack", ".mp": "msgpack", ".pdns": "powerdns"}
-
-
-class EtcdAccess(Protocol):
-    """What is needed of the settings (cli/settings.py) to reach etcd."""
-
-    @property
-    def etcd_user(self) -> str: ...
-    @property
-    def etcd_password(self) -> str: ...
-    @property
-    def etcd_password_file(self) -> Path | None: ...
-    @property
-    def etcd_cacert(self) -> Path | None: ...
-    @property
-    def etcd_cert(self) -> Path | None: ...
-    @property
-    def etcd_key(self) -> Path | None: ...
 
 
 def format_of(source: str) -> str:
@@ -174,21 +157,7 @@ class Place:
 def place_of(url: str, access: EtcdAccess) -> Place:
     """Raises ValueError for a URL or a password file that cannot be used."""
     parsed = etcd_url.parse(url)
-    password = access.etcd_password
-    if access.etcd_password_file is not None:
-        try:
-            password = access.etcd_password_file.read_text().splitlines()[0]
-        except (OSError, IndexError) as error:
-            raise ValueError(f"etcd_password_file {access.etcd_password_file}: {error}") from error
-    options = ClientOptions(
-        tls=parsed.tls,
-        user=access.etcd_user,
-        password=password,
-        cacert=str(access.etcd_cacert or ""),
-        cert=str(access.etcd_cert or ""),
-        key=str(access.etcd_key or ""),
-    )
-    return Place(parsed, options)
+    return Place(parsed, client_options(access, tls=parsed.tls))
 
 
 class _Once:

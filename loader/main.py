@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from loader import etcd_url, names
 from loader.control import Desk, LoaderSocket
-from loader.etcd_channel import ClientOptions
+from loader.etcd_access import EtcdAccess, client_options
 from loader.etcd_source import EtcdSource
 from loader.feed import Feed, Update, etcd_feed
 from loader.files import FileSource
@@ -52,7 +52,7 @@ REPAIR_PAUSE_S = 1.0
 FAULTS_VARIABLE = "STANDOFF_FAULTS"
 
 
-class LoaderSettings(Protocol):
+class LoaderSettings(EtcdAccess, Protocol):
     """What the loader needs of the settings (cli/settings.py)."""
 
     @property
@@ -71,18 +71,6 @@ class LoaderSettings(Protocol):
     def semantics(self) -> Semantics: ...
     @property
     def state_dir(self) -> Path | None: ...
-    @property
-    def etcd_user(self) -> str: ...
-    @property
-    def etcd_password(self) -> str: ...
-    @property
-    def etcd_password_file(self) -> Path | None: ...
-    @property
-    def etcd_cacert(self) -> Path | None: ...
-    @property
-    def etcd_cert(self) -> Path | None: ...
-    @property
-    def etcd_key(self) -> Path | None: ...
 
 
 def load(settings: LoaderSettings, progress: ProgressBar | None = None) -> int:
@@ -267,7 +255,7 @@ def _feed(url: str, settings: LoaderSettings, zones: list[bytes]) -> Feed:
     parsed = etcd_url.parse(url)
     if parsed.schema == "skydns" and not zones:
         raise ValueError(f"{url}: schema skydns does not tell zones; give them with --zone")
-    source = EtcdSource(parsed, _options(settings, tls=parsed.tls), relist_interval=settings.relist_interval)
+    source = EtcdSource(parsed, client_options(settings, tls=parsed.tls), relist_interval=settings.relist_interval)
     kept = source if settings.state_dir is None else KeptSource(source, _snapshot(settings, url))
     if parsed.schema == "skydns":
         return SkydnsFeed(kept, parsed.prefix, zones, settings.semantics)
@@ -279,23 +267,6 @@ def _snapshot(settings: LoaderSettings, url: str) -> Snapshot:
     assert settings.state_dir is not None
     number = zlib.crc32(url.encode())
     return Snapshot(settings.state_dir / f"{settings.instance}-{number:08x}.sqlite", url)
-
-
-def _options(settings: LoaderSettings, *, tls: bool) -> ClientOptions:
-    password = settings.etcd_password
-    if settings.etcd_password_file is not None:
-        try:
-            password = settings.etcd_password_file.read_text().splitlines()[0]
-        except (OSError, IndexError) as error:
-            raise ValueError(f"etcd_password_file {settings.etcd_password_file}: {error}") from error
-    return ClientOptions(
-        tls=tls,
-        user=settings.etcd_user,
-        password=password,
-        cacert=str(settings.etcd_cacert or ""),
-        cert=str(settings.etcd_cert or ""),
-        key=str(settings.etcd_key or ""),
-    )
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from drill.timeline import Stalls
 from tests.torture.changing import SET, Change
 from tests.torture.service import PATIENCE_S, Service
 
@@ -37,33 +38,6 @@ class Asked:
     @property
     def took_ns(self) -> int:
         return self.until_ns - self.since_ns
-
-
-class Stalls:
-    """When some core, or the asker, did not run a thread that wanted to run. Overlaps are merged."""
-
-    def __init__(self, intervals: Iterable[tuple[int, int]]) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        for start, end in sorted(intervals):
-            if self._ends and start <= self._ends[-1]:
-                self._ends[-1] = max(self._ends[-1], end)
-            else:
-                self._starts.append(start)
-                self._ends.append(end)
-
-    def within(self, start: int, end: int) -> int:
-        """Nanoseconds of standstill between two moments."""
-        total = 0
-        for i in range(bisect.bisect_right(self._ends, start), len(self._starts)):
-            if self._starts[i] >= end:
-                break
-            total += min(end, self._ends[i]) - max(start, self._starts[i])
-        return total
-
-    @property
-    def total_ns(self) -> int:
-        return sum(self._ends) - sum(self._starts)
 
 
 class Slowness:
