@@ -12,7 +12,7 @@ import click
 from cli import origins
 from cli import settings as table
 from cli.output import Exit, message
-from cli.settings import Setting
+from cli.rows import GROUPS, Setting
 from shm.errors import NotRunning, StandoffError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -88,7 +88,7 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., int]], Command]
             click.get_current_context().exit(function(settings, **parameters))
 
         made = click.command(name, cls=Command, **kwargs)(invoke)
-        by_group = sorted((row for row in rows if row.flag), key=lambda row: table.GROUPS.index(row.group))
+        by_group = sorted((row for row in rows if row.flag), key=lambda row: GROUPS.index(row.group))
         made.params += [SettingOption(row) for row in by_group]
         return made
 

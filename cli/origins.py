@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from cli import settings as table
-from cli.settings import Setting, Settings
+from cli.rows import PREFIX, Setting
+from cli.settings import Settings
 
 #: A user and a password that somebody wrote into a URL: not for messages.
 _USER_INFO = re.compile(r"//[^/@]*@")
@@ -158,6 +159,6 @@ def strange_variables(environ: Mapping[str, str]) -> list[str]:
     remarks = []
     for name in sorted(environ):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.85) if name not in known else []
-        if name.startswith(table.PREFIX) and near:
+        if name.startswith(PREFIX) and near:
             remarks.append(f"variable {name} is no setting; did you mean {near[0]}?")
     return remarks

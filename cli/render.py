@@ -15,7 +15,7 @@ import click
 from cli import main
 from cli import settings as table
 from cli.options import SettingOption
-from cli.settings import Setting
+from cli.rows import EVERY, GROUPS, Setting
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +45,7 @@ SAMPLES = {
 
 def groups() -> list[tuple[str, list[Setting]]]:
     """Settings by group, in the table's order."""
-    return [(group, [row for row in table.rows() if row.group == group]) for group in table.GROUPS]
+    return [(group, [row for row in table.rows() if row.group == group]) for group in GROUPS]
 
 
 def range_text(row: Setting) -> str:
@@ -93,7 +93,7 @@ def settings_page() -> str:
 
 def _page_row(row: Setting) -> str:
     names = "<br>".join(f"`{name}`" for name in origins_text(row).split(", "))
-    commands = " ".join(sorted(row.commands, key=_command_order)) if row.commands != table.EVERY else "all"
+    commands = " ".join(sorted(row.commands, key=_command_order)) if row.commands != EVERY else "all"
     cells = [names, row.help, range_text(row), default_text(row), commands]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

@@ -8,7 +8,8 @@ from cli import control, output
 from cli.options import command as make_command
 from cli.options import json_option
 from cli.output import Exit
-from cli.settings import MAX_WORKERS, Settings
+from cli.serving_rows import MAX_WORKERS
+from cli.settings import Settings
 
 EXAMPLES = """\
 Examples:

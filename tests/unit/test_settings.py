@@ -13,7 +13,9 @@ from cli import origins, values
 from cli import settings as table
 from cli.main import standoff
 from cli.origins import SettingsError, resolve
-from cli.settings import Setting, Settings, rows
+from cli.rows import GROUPS, Setting
+from cli.serving_rows import MAX_WORKERS, available_cpus
+from cli.settings import Settings, rows
 from shm import layout
 from shm.segment import INSTANCE_PATTERN
 
@@ -204,7 +206,7 @@ def test_flag_before_variable_before_file_before_default(
     path = file_with(tmp_path, "" if key is None else f"workers = {key}\n")
     environ = {"STANDOFF_CONFIG": str(path)} | ({"STANDOFF_WORKERS": variable} if variable else {})
     chosen = resolve("serve", {"workers": flag}, environ).workers
-    assert chosen == next((int(value) for value in (flag, variable, key) if value), table.available_cpus())
+    assert chosen == next((int(value) for value in (flag, variable, key) if value), available_cpus())
 
 
 def test_lists_do_not_mix_origins(tmp_path: Path) -> None:
@@ -259,7 +261,7 @@ def test_the_default_file_is_read_if_it_exists(tmp_path: Path, monkeypatch: pyte
 def test_a_command_looks_only_at_what_it_takes(tmp_path: Path) -> None:
     """An operator must be able to look at a service whose settings somebody has just broken."""
     path = file_with(tmp_path, "workers = 99\n")
-    assert resolve("status", {"config": str(path)}, {"STANDOFF_LISTEN": "nonsense"}).workers == table.available_cpus()
+    assert resolve("status", {"config": str(path)}, {"STANDOFF_LISTEN": "nonsense"}).workers == available_cpus()
 
 
 def test_secrets_stay_out_of_messages() -> None:
@@ -345,7 +347,7 @@ def test_wrong_sources(text: str, reason: str) -> None:
 
 
 def test_limits_agree_with_shared_memory() -> None:
-    assert table.MAX_WORKERS < layout.SLOTS
+    assert MAX_WORKERS < layout.SLOTS
     assert values.INSTANCE.pattern == INSTANCE_PATTERN.pattern
 
 
@@ -354,10 +356,10 @@ def test_rows_are_complete() -> None:
     assert len(shorts) == len(set(shorts))
     for row in rows():
         assert row.help.endswith("."), row.name
-        assert row.group in table.GROUPS
+        assert row.group in GROUPS
         assert row.commands
         assert row.form or row.choices or row.ge is not None, f"{row.name}: what is allowed?"
-    assert list(dict.fromkeys(row.group for row in rows())) == list(table.GROUPS)
+    assert list(dict.fromkeys(row.group for row in rows())) == list(GROUPS)
 
 
 def test_settings_are_frozen_and_know_their_paths() -> None:
