@@ -68,9 +68,9 @@ def loop(n: int) -> None:
     from server.policy import Moment, Policy
     from shm.board import Board
     from shm.layout import SlotKind
+    from shm.reading import TableReader
     from shm.rwlock import ReadLock
     from shm.segment import remove_instance
-    from shm.tables import TableReader
 
     instance = f"lockcost-{os.getpid()}"
     try:

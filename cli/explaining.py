@@ -28,7 +28,7 @@ from server.policy import Moment
 from shm.board import Board
 from shm.errors import NotRunning, StandoffError
 from shm.node import RRset
-from shm.tables import TableObserver
+from shm.reading import TableObserver
 
 SOA, NS = 6, 2
 #: Aliases that are followed; the server follows as many or fewer.

@@ -9,7 +9,7 @@ from shm.board import Board
 from shm.errors import StandoffError
 from shm.layout import NEGATIVE_SOA
 from shm.node import unpack
-from shm.tables import TableObserver
+from shm.reading import TableObserver
 
 log = logging.getLogger(__name__)
 

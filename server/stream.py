@@ -32,8 +32,8 @@ from server.worker import IDLE_S, MAP_ATTEMPTS, Limits
 from shm._table import Table
 from shm.board import Board
 from shm.layout import ENCRYPTED_COUNTERS, SlotKind
+from shm.reading import NotMapped, TableReader
 from shm.rwlock import ReadLock
-from shm.tables import NotMapped, TableReader
 
 __all__ = ["StreamLimits", "run_stream"]
 

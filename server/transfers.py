@@ -33,7 +33,7 @@ from shm import visit
 from shm._table import Table
 from shm.board import Board
 from shm.errors import NotRunning, StandoffError
-from shm.tables import TableObserver
+from shm.reading import TableObserver
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

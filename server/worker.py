@@ -23,8 +23,8 @@ from server.policy import Policy
 from shm.board import Board
 from shm.errors import NestedRead, StandoffError
 from shm.layout import SlotKind
+from shm.reading import NotMapped, TableReader
 from shm.rwlock import ReadLock
-from shm.tables import NotMapped, TableReader
 
 if TYPE_CHECKING:
     from server.faults import Faults

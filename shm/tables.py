@@ -5,8 +5,6 @@ A reader never sees half a change, and a loader killed at any instruction leaves
 
 from __future__ import annotations
 
-import logging
-import os
 import secrets
 import sys
 import time
@@ -15,12 +13,11 @@ from typing import Any
 
 from shm import layout
 from shm._table import Table
-from shm.board import Board, ClaimedSlot, WordView
-from shm.errors import NotRunning, SegmentError, StandoffError, TableDamaged, TableFull
+from shm.board import Board, WordView
+from shm.errors import SegmentError, TableFull
+from shm.reading import Adopted
 from shm.rwlock import WriteLock
 from shm.segment import TABLE_MODE, Segment, unlink
-
-log = logging.getLogger(__name__)
 
 #: A rebuilt table gets room for this many times its present bytes and names.
 GROWTH = 1.25
@@ -77,6 +74,7 @@ class TableWriter:
         #: while a side is edited, for a change can be given up half done (an error, no room, a cancelled task).
         self._owed: Changes | None = {}
         self._meta: dict[str, Any] = {}
+        self._adopted: Adopted | None = None
 
     @property
     def words(self) -> WordView:
@@ -95,6 +93,31 @@ class TableWriter:
         for i in range(0, len(raw), 8):
             self._header.store(layout.LOADER_NOTE + i, int.from_bytes(raw[i : i + 8], sys.byteorder))
 
+    def published(self) -> Table | None:
+        """What readers see now, to be read until the next `replace` or `apply`; None if nothing is published.
+
+        It may be an earlier loader's. Raises SegmentError, LayoutMismatch, TableDamaged if that one cannot be read.
+        """
+        live = self._board.live
+        if not live:
+            return None
+        held = self._sides[live & 1]
+        if held is not None:
+            return held.table
+        if self._adopted is None:
+            self._adopted = Adopted(self._board)
+        return self._adopted.table
+
+    def find(self, name: bytes) -> bytes | None:
+        """The node block that readers see of a name (lower-case wire form), or None. Raises as `published` does."""
+        table = self.published()
+        return None if table is None else table.find(name)
+
+    def blocks(self) -> Iterator[bytes]:
+        """All node blocks that readers see, in no order. Raises as `published` does."""
+        table = self.published()
+        return iter(()) if table is None else table.blocks()
+
     def replace(
         self,
         blocks: Iterable[bytes],
@@ -111,6 +134,7 @@ class TableWriter:
         self._drop(side)
         yield from self._build(side, blocks, max(names_hint, 64), progress)
         yield from self._publish(side, revision)
+        self._forget_adopted()
         yield from self._settle()
 
     def apply(self, changes: Changes, revision: int, meta: dict[str, Any] | None = None) -> Iterator[float]:
@@ -128,6 +152,7 @@ class TableWriter:
     def close(self) -> None:
         """Let go of everything; the tables stay for the workers."""
         self._lock.close()
+        self._forget_adopted()
         for side in self._sides:
             if side is not None:
                 side.table.close()
@@ -135,6 +160,11 @@ class TableWriter:
         self._header.close()
 
     # ---- steps
+
+    def _forget_adopted(self) -> None:
+        if self._adopted is not None:
+            self._adopted.close()
+            self._adopted = None
 
     def _inactive(self) -> int:
         return 1 - (self._board.live & 1) if self._board.live else 0
@@ -306,129 +336,3 @@ def _name(block: bytes) -> bytes:
 def _chain(*parts: Iterable[bytes]) -> Iterator[bytes]:
     for part in parts:
         yield from part
-
-
-class NotMapped(StandoffError):
-    """The active table's segment is not mapped yet."""
-
-
-class TableReader:
-    """A worker's read-only mappings of both tables. `active` may be used inside the read lock only."""
-
-    def __init__(self, board: Board, slot: ClaimedSlot | None = None) -> None:
-        self._board = board
-        self._load = board.words.load
-        self._slot = slot
-        self._serials = [0, 0]
-        self._tables: list[Table | None] = [None, None]
-        self._segments: list[Segment | None] = [None, None]
-
-    def refresh(self) -> None:
-        """Map what was announced, and prefault it; outside the lock, for it takes milliseconds at a million names."""
-        for side in (0, 1):
-            serial = self._load(layout.SIDE_SERIAL + 8 * side)
-            if serial != self._serials[side]:
-                self._map(side, serial)
-
-    def active(self, live: int) -> Table | None:
-        """The table that the live word names; None if nothing is published or it is damaged (SERVFAIL).
-
-        Raises NotMapped for a segment announced since: leave the section, `refresh`, and enter again.
-        """
-        if not live:
-            return None
-        side = live & 1
-        if self._load(layout.SIDE_SERIAL + 8 * side) != self._serials[side]:
-            raise NotMapped
-        return self._tables[side]
-
-    def revision(self, live: int) -> int:
-        """The source's revision in the table that the live word names; 0 if there is none."""
-        table = self._tables[live & 1]
-        return table.revision if live and table is not None else 0
-
-    def _map(self, side: int, serial: int) -> None:
-        self._unmap(side)
-        if serial:
-            try:
-                segment = Segment.attach(self._board.names.table(serial), prefault=True)
-            except NotRunning:
-                return  # replaced again since we looked: the next refresh finds the new one
-            except (SegmentError, OSError) as error:
-                self._unusable(serial, error)
-            else:
-                try:
-                    self._tables[side] = Table(segment.map)
-                    self._segments[side] = segment
-                except (TableDamaged, SegmentError) as error:
-                    self._unusable(serial, error)
-                    segment.close()
-        self._serials[side] = serial
-        if self._slot is not None:
-            self._slot.set(f"mapped_serial_{side}", serial)
-
-    def _unusable(self, serial: int, error: Exception) -> None:
-        """SERVFAIL if it becomes active, and an alarm; no end of the worker, which still has the other table."""
-        log.error("table %d: %s", serial, error)
-        if self._slot is not None:
-            self._slot.add("table_damaged")
-
-    def _unmap(self, side: int) -> None:
-        table, segment = self._tables[side], self._segments[side]
-        self._tables[side] = self._segments[side] = None
-        self._serials[side] = 0
-        if table is not None:
-            table.close()
-        if segment is not None:
-            segment.close()
-
-    def close(self) -> None:
-        for side in (0, 1):
-            self._unmap(side)
-
-
-class TableObserver:
-    """Reads the active table without a slot, for tools: look, then check that no swap came between.
-
-    While `live` keeps its value its table is not edited (the writer edits the other), so a look between two equal
-    loads saw a whole table.
-    """
-
-    def __init__(self, board: Board) -> None:
-        self._board = board
-        self._reader = TableReader(board)
-
-    def look(self, function: Callable[[Table], Any], attempts: int = 1000) -> Any:
-        """`function(table)` on one whole version. Raises NotRunning if nothing is published, TableDamaged."""
-        for attempt in range(attempts):
-            live = self._board.live
-            if not live:
-                raise NotRunning("nothing is published yet: is a loader running?")
-            self._reader.refresh()
-            try:
-                table = self._reader.active(live)
-            except NotMapped:
-                table = None
-            damage: Exception | None = None
-            result = None
-            if table is not None:
-                try:
-                    result = function(table)
-                except Exception as error:  # of a table that was edited meanwhile: tells nothing
-                    damage = error
-            self._board.words.fence()
-            if table is not None and self._board.live == live:
-                if damage is not None:
-                    raise damage
-                return result
-            if attempt > 10:
-                os.sched_yield()
-        raise NotRunning("the table changes faster than it can be read; try again")
-
-    def find(self, name: bytes) -> bytes | None:
-        """The packed node block of a name (lower-case wire form), or None."""
-        result: bytes | None = self.look(lambda table: table.find(name))
-        return result
-
-    def close(self) -> None:
-        self._reader.close()

@@ -8,7 +8,7 @@ A table that takes longer is copied in several stays. A swap between two of them
 MOST_RESTARTS of those one last stay of LAST_STAY_S has to do, which is still too short to be reported as a leak (R6).
 
 Things that don't work: mapping the segment MAP_PRIVATE (pages that nobody wrote yet show the writer's later stores);
-copying without a section and comparing `live` before and after, as shm.tables.TableObserver does for single looks (at
+copying without a section and comparing `live` before and after, as shm.reading.TableObserver does for single looks (at
 fifty swaps a second a large table never comes out whole); holding a gate (each of the writer's attempts would keep the
 workers' gates for ATTEMPT_BUDGET_S).
 """

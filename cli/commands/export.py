@@ -88,7 +88,7 @@ def _look(board: Board) -> tuple[list[bytes], int, int]:
     """(node blocks, generation, revision). A large table that changes often is copied, which needs a slot and makes the
     loader wait for a moment (shm/visit.py)."""
     from shm.errors import NotRunning
-    from shm.tables import TableObserver
+    from shm.reading import TableObserver
 
     def whole(table: Table) -> tuple[list[bytes], int, int]:
         return list(table.blocks()), table.generation, table.revision

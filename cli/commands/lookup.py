@@ -78,7 +78,7 @@ def describe(finding: Finding, name: bytes) -> dict[str, Any]:
 def _look(instance: str, name: bytes, type: int) -> tuple[Finding, int, int]:
     from cli.presentation import name_text
     from shm.board import Board
-    from shm.tables import TableObserver
+    from shm.reading import TableObserver
 
     board = Board.attach(instance)
     observer = TableObserver(board)

@@ -143,7 +143,7 @@ def survey(instance: str) -> tuple[list[str], str]:
     """The zones in the live table (without final dots), and a name and type that it answers."""
     from cli import presentation
     from shm.board import Board
-    from shm.tables import TableObserver
+    from shm.reading import TableObserver
 
     board = Board.attach(instance)
     observer = TableObserver(board)

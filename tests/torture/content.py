@@ -14,8 +14,8 @@ from loader.zone import Zones
 from shm import node
 from shm._table import Table
 from shm.board import Board
+from shm.reading import TableObserver
 from shm.segment import Segment
-from shm.tables import TableObserver
 from tests.torture.changing import ZONE
 from tests.torture.service import PREFIX, Service, ask_all
 

@@ -28,8 +28,8 @@ from loader.compiler import Gift
 from loader.control import LENGTH, MAX_REQUEST, PAGE, Desk, LoaderSocket, split
 from shm.board import Board
 from shm.errors import NotRunning
+from shm.reading import TableObserver
 from shm.segment import Names, is_held, remove_instance
-from shm.tables import TableObserver
 
 ROOT = Path(__file__).parents[2]
 WWW = names.from_text("www.example.test.")

@@ -18,9 +18,10 @@ from shm.board import Board
 from shm.errors import NotRunning, SegmentError, TableDamaged
 from shm.layout import SlotKind
 from shm.node import unpack
+from shm.reading import NotMapped, TableObserver, TableReader
 from shm.rwlock import ReadLock
 from shm.segment import SHM_FOLDER, Segment
-from shm.tables import NotMapped, TableObserver, TableReader, TableWriter, remove_leftovers
+from shm.tables import TableWriter, remove_leftovers
 from tests.support.processes import child, drive, wait_for
 from tests.support.tables import block
 
@@ -106,6 +107,48 @@ def test_replace_then_apply(board: Board, writer: TableWriter) -> None:
 def test_apply_before_replace(writer: TableWriter) -> None:
     with pytest.raises(SegmentError, match="apply before replace"):
         drive(writer.apply({name_of(1): node(1, 1)}, 1))
+
+
+def test_the_writer_reads_what_is_published(board: Board, writer: TableWriter) -> None:
+    assert writer.published() is None
+    assert writer.find(name_of(1)) is None
+    assert list(writer.blocks()) == []
+    drive(writer.replace([node(i, 1) for i in range(10)], 5, {"zones": ["test."]}))
+    drive(writer.apply({name_of(1): node(1, 2), name_of(2): None}, 6))
+    assert (version_of(writer.find(name_of(1))), writer.find(name_of(2))) == (2, None)
+    assert {unpack(one).name for one in writer.blocks()} == {name_of(i) for i in range(10) if i != 2}
+
+
+def test_a_new_writer_reads_what_an_earlier_one_left(board: Board, writer: TableWriter) -> None:
+    drive(writer.replace([node(i, 1) for i in range(10)], 5, {"zones": ["test."]}))
+    drive(writer.apply({name_of(1): node(1, 2)}, 6))
+    new = TableWriter(board)
+    table = new.published()
+    assert table is not None
+    assert (table.revision, table.names, table.meta) == (6, 10, {"zones": ["test."]})
+    with pytest.raises(TypeError, match="read-only"):
+        table.delete(name_of(1))
+    # What it publishes may be made of what it reads, and is what it reads from then on.
+    drive(new.replace((one for one in new.blocks() if unpack(one).name != name_of(3)), 7, {}))
+    assert contents(board) == {name_of(i): 2 if i == 1 else 1 for i in range(10) if i != 3}
+    drive(new.apply({name_of(4): node(4, 3)}, 8))
+    assert (new.find(name_of(3)), version_of(new.find(name_of(4)))) == (None, 3)
+    with pytest.raises(ValueError, match="closed"):
+        table.find(name_of(1))
+    new.close()
+
+
+def test_a_new_writer_meets_a_damaged_table(board: Board, writer: TableWriter) -> None:
+    drive(writer.replace([node(1, 1)], 5, {}))
+    segment = Segment.attach(board.names.table(board.side_serial(board.live & 1)), writable=True)
+    segment.map[0] ^= 0xFF
+    segment.close()
+    new = TableWriter(board)
+    with pytest.raises(TableDamaged):
+        new.find(name_of(1))
+    drive(new.replace([node(2, 1)], 6, {}))
+    assert version_of(new.find(name_of(2))) == 1
+    new.close()
 
 
 def test_many_changes_against_a_dict(board: Board, writer: TableWriter) -> None:
