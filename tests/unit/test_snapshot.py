@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from loader import snapshot as module
+from loader import sqlite_file
 from loader.model import Changes, Delete, Listing, Put
 from loader.snapshot import Saved, Snapshot
 
@@ -80,7 +81,7 @@ def test_condition_1_a_file_of_another_kind_is_set_aside(path: Path) -> None:
 def test_condition_1_another_format_is_set_aside(path: Path) -> None:
     keep(path, LISTING)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version = {module.FORMAT + 1}")
+        connection.execute(f"PRAGMA user_version = {module.FORMAT.version + 1}")
     assert Snapshot(path, SOURCE).load() is None
     assert list(path.parent.glob("*.damaged-*"))
 
@@ -113,8 +114,8 @@ def test_a_damaged_file_is_set_aside(path: Path) -> None:
 
 def test_a_write_that_fails_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Disk full, read-only: nothing is lost, and the source's note says so meanwhile."""
-    monkeypatch.setattr(module, "RETRY_S", 0.05)
-    monkeypatch.setattr(module, "WRITE_EVERY_S", 0.01)
+    monkeypatch.setattr(sqlite_file, "RETRY_S", 0.05)
+    monkeypatch.setattr(sqlite_file, "WRITE_EVERY_S", 0.01)
     failures = iter([sqlite3.OperationalError("database or disk is full")] * 3)
     write = Snapshot._write
 
@@ -149,6 +150,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from loader import snapshot as module
+from loader import sqlite_file
 from loader.model import Changes, Listing, Put
 module.WRITE_EVERY_S = 0.0
 kept = module.Snapshot(Path(sys.argv[1]), "x")

@@ -1,0 +1,218 @@
+"""An SQLite file in WAL mode that a thread writes, so that a slow or full disk holds up nobody.
+
+Whoever gives it something goes on at once. A write that fails (disk full, read-only) is tried again every RETRY_S with
+what has come meanwhile; a file that SQLite finds damaged, or that is another program's, is set aside under another
+name, never deleted, and a new one is begun. After a power cut the file is as some write left it, whole: one transaction
+for each write, `synchronous=FULL`.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from shm.errors import StandoffError
+
+log = logging.getLogger(__name__)
+
+#: Bounds what a power cut can take back: a write comes so long after the one before it, or at once.
+WRITE_EVERY_S = 0.5
+#: After a write that failed.
+RETRY_S = 5.0
+
+_BIG_WAL = 16 << 20  # octets that the write-ahead log may keep after one large write
+
+
+class FileError(StandoffError):
+    """The file cannot be used. The message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What tells a kind of file from others. cost: what people lose while it cannot be written."""
+
+    kind: str
+    application_id: int
+    version: int
+    schema: str
+    cost: str
+
+
+class SqliteFile:
+    """One file of a format. Opens nothing by itself."""
+
+    def __init__(self, path: Path, format: Format) -> None:
+        self.path = path
+        self.format = format
+
+    def connect(self) -> sqlite3.Connection:
+        """For the one that writes. Raises sqlite3.Error."""
+        connection = sqlite3.connect(self.path, isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {_BIG_WAL}")
+        return connection
+
+    def check(self, connection: sqlite3.Connection) -> None:
+        """Raises sqlite3.DatabaseError for a file of another format."""
+        found = tuple(connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+        if found != (self.format.application_id, self.format.version):
+            raise sqlite3.DatabaseError(f"not a {self.format.kind} of this version: {found[0]:x}/{found[1]}")
+
+    def open(self) -> sqlite3.Connection:
+        """The file, made if need be. Raises sqlite3.Error, OSError."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = self.connect()
+        try:
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                made = self.format
+                connection.executescript(
+                    f"BEGIN; PRAGMA application_id = {made.application_id}; PRAGMA user_version = {made.version};"
+                    f"{made.schema} COMMIT;"
+                )
+                self.path.chmod(0o640)
+            self.check(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def set_aside(self, why: str) -> None:
+        """Out of the way, under a name that tells when. Raises FileError."""
+        aside = self.path.with_name(f"{self.path.name}.damaged-{int(time.time())}")
+        kind = self.format.kind
+        log.error("%s %s cannot be used (%s): kept as %s; a new one is begun", kind, self.path, why, aside.name)
+        try:
+            self.path.rename(aside)
+        except OSError as error:
+            raise FileError(f"cannot set {kind} {self.path} aside: {error.strerror}; remove it") from error
+        for suffix in ("-wal", "-shm"):
+            with suppress(OSError):
+                self.path.with_name(self.path.name + suffix).rename(aside.with_name(aside.name + suffix))
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+class Batch(Protocol):
+    """What is to be written with one transaction."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything to write."""
+        ...
+
+    def take(self, item: Any) -> None: ...
+
+
+Item = TypeVar("Item")
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
+
+
+class FileThread(ABC, Generic[Item, AnyBatch]):
+    """Writes one file. `put` and `close` are for the owner; what is abstract runs in the thread."""
+
+    def __init__(self, file: SqliteFile) -> None:
+        self.file = file
+        self.error = ""  # for people; empty if the last write went well
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    @abstractmethod
+    def _begin(self) -> AnyBatch:
+        """An empty batch."""
+
+    @abstractmethod
+    def _write(self, connection: sqlite3.Connection, batch: AnyBatch) -> None:
+        """Write it, in one transaction. Raises sqlite3.Error, OSError; the same batch comes again then, grown."""
+
+    def _written(self, batch: AnyBatch) -> None:
+        """It is on disk."""
+
+    def put(self, item: Item) -> None:
+        """Have it written soon. Returns at once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_on, name=self.file.format.kind, daemon=True)
+            self._thread.start()
+        self._queue.put(item)
+
+    def close(self) -> None:
+        """Write what is left, and end. What cannot be written then is lost."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    # ---- the thread
+
+    def _write_on(self) -> None:
+        batch = self._begin()
+        closing_down = False
+        due = 0.0  # on the monotonic clock: not before
+        connection: sqlite3.Connection | None = None
+        while not closing_down:
+            closing_down = self._collect(batch, due)
+            if not batch.waiting:
+                continue
+            try:
+                if connection is None:
+                    connection = self.file.open()
+                self._write(connection, batch)
+            except (sqlite3.Error, OSError, FileError) as error:
+                if connection is not None:
+                    connection.close()
+                    connection = None
+                self._failed(error)
+                due = time.monotonic() + RETRY_S
+                continue
+            if self.error:
+                log.info("%s %s is written again", self.file.format.kind, self.file.path)
+            self.error = ""
+            self._written(batch)
+            batch = self._begin()
+            due = time.monotonic() + WRITE_EVERY_S
+        if connection is not None:
+            connection.close()
+
+    def _collect(self, batch: AnyBatch, due: float) -> bool:
+        """Wait for something to write, and for more until it is due; whether it is time to end."""
+        while True:
+            wait = due - time.monotonic() if batch.waiting else None
+            if wait is not None and wait <= 0:
+                return False
+            try:
+                item = self._queue.get(timeout=wait)
+            except queue.Empty:
+                return False
+            if item is None:
+                return True
+            batch.take(item)
+
+    def _failed(self, error: Exception) -> None:
+        made = self.file.format
+        text = f"{made.kind} {self.file.path} cannot be written: {error}; {made.cost}"
+        if text != self.error:
+            log.error("%s", text)
+        self.error = text
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            with suppress(FileError):
+                self.file.set_aside(str(error))
