@@ -124,7 +124,7 @@ class Publisher:
 
     async def _publish_all(self) -> None:
         self._zones.continue_serials(self._serials)
-        self._zones.take_changes()
+        self._zones.forget_changes()
         names = len(self._zones)
         if self._progress is not None:
             self._progress.start(names)

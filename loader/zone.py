@@ -10,10 +10,11 @@ serial is the highest revision that touched it, and a deletion does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from loader import compiler, names
 from loader.compiler import Gift
+from loader.gifts import Gifts
 from loader.model import Record
 from loader.rdata import DNAME, NS, SOA
 from loader.tree import Tree
@@ -23,10 +24,6 @@ from shm.layout import NodeFlag
 _STRUCTURAL = frozenset((NS, SOA, DNAME))
 
 _FREE, _BELOW_CUT, _OCCLUDED = range(3)
-
-#: Gifts to one name that are kept in a list; more go into a dictionary by key. Lists are smaller, and most names have
-#: one or two gifts; but a SkyDNS service aggregates thousands.
-_FEW = 8
 
 
 class _Zone:
@@ -48,8 +45,7 @@ class Zones:
         self._growing = False  # see continue_serials
         self._touched: set[_Zone] = set()
         self._zones: dict[bytes, _Zone] = {}
-        self._keys: dict[str, bytes | tuple[bytes, ...]] = {}  # key -> the names that it gives to
-        self._gifts: dict[bytes, Gift | list[Gift] | dict[str, Gift]] = {}  # one gift as itself; see _FEW
+        self._gifts = Gifts()
         # Names whose gifts or zone changed -> revision: settled before anything is told, once for a whole burst.
         self._pending: dict[bytes, int] = {}
         self._changed: set[bytes] = set()
@@ -74,9 +70,9 @@ class Zones:
 
         cause: the revision of a later change elsewhere that made them so; it counts for the zone's serial only.
         """
-        if len(records) == 1 and key not in self._keys and self._apply_plain(key, records[0], revision):
+        if len(records) == 1 and key not in self._gifts.by_key and self._apply_plain(key, records[0], revision):
             return
-        before = self._names_of(key)
+        before = self._gifts.names_of(key)
         after = self._as_gifts(key, records, revision)
         for gift in after.values():
             if gift[2] is not None:
@@ -85,19 +81,15 @@ class Zones:
         released: list[bytes] = []
         touched: list[bytes] = []
         for owner in {*before, *after}:
-            old, new = self._gift(owner, key), after.get(owner)
+            old, new = self._gifts.find(owner, key), after.get(owner)
             if old is not None and old[2] is not None:
                 released.append(old[2])
             if old != new:
-                self._replace(owner, old, new)
+                self._gifts.replace(owner, old, new)
                 if new is not None:
                     self._tree.link(owner)  # at once: a zone that comes before it is settled must find it
                 touched.append(owner)
-        if after:
-            owners = tuple(after)
-            self._keys[key] = owners if len(owners) > 1 else owners[0]
-        else:
-            self._keys.pop(key, None)
+        self._gifts.set_names(key, after)
         for owner in touched:
             self._pend(owner, max(revision, cause))
         for apex in released:
@@ -111,7 +103,7 @@ class Zones:
     def _apply_plain(self, key: str, record: Record, revision: int) -> bool:
         """The short way for a new key that gives one record to a new name in a known zone. False: take the long way."""
         owner, type_ = record.owner, record.type
-        if owner in self._gifts or type_ in _STRUCTURAL:
+        if owner in self._gifts.by_name or type_ in _STRUCTURAL:
             return False
         zone = self._zone_of(owner)
         if zone is None or zone.apex == owner or (record.zone is not None and record.zone != zone.apex):
@@ -120,8 +112,7 @@ class Zones:
         if record.zone is not None:
             named = zone.apex
             zone.references += 1
-        self._gifts[owner] = (key, revision, named, type_, self._ttl(record.ttl), record.rdata)
-        self._keys[key] = owner
+        self._gifts.add_first(owner, (key, revision, named, type_, self._ttl(record.ttl), record.rdata))
         self._tree.link(owner)
         self._changed.add(owner)
         self._touch(zone, revision)
@@ -160,7 +151,7 @@ class Zones:
     def all_nodes(self) -> Iterator[bytes]:
         """The node blocks of all names. Nothing may be applied meanwhile."""
         self._settle_pending()
-        gifts, zones, compile_ = self._gifts, self._zones, self._compile
+        gifts, zones, compile_ = self._gifts.by_name, self._zones, self._compile
         for name in gifts:
             if block := compile_(name):
                 yield block
@@ -174,8 +165,8 @@ class Zones:
     def __len__(self) -> int:
         """Names that have records of their own (an apex always has). Occluded ones count, empty non-terminals don't."""
         self._settle_pending()
-        bare = sum(1 for apex in self._zones if apex not in self._gifts or apex in self._void)
-        return len(self._gifts) - len(self._void) - len(self._outside) + bare
+        bare = sum(1 for apex in self._zones if apex not in self._gifts.by_name or apex in self._void)
+        return len(self._gifts.by_name) - len(self._void) - len(self._outside) + bare
 
     def apexes(self) -> dict[bytes, int]:
         """Apex -> serial, the highest revision that touched the zone."""
@@ -198,79 +189,41 @@ class Zones:
                 zone = self._zone_of(name)
                 if zone and self._occupied(name) and self._covered(name, zone.apex) == _OCCLUDED:
                     hidden = f"{names.to_text(name)} is hidden by a DNAME above it"
-                    found[name] = {gift[0]: hidden for gift in self._gifts_of(name)}
+                    found[name] = {gift[0]: hidden for gift in self._gifts.to(name)}
         return _by_key(found)
 
     # ------------------------------------------------------------ what is known of a key
 
     def keys(self) -> Iterator[str]:
         """The keys that give records. Nothing may be applied meanwhile."""
-        return iter(self._keys)
+        return self._gifts.keys()
 
     def revision_of(self, key: str) -> int | None:
         """The revision that the key's records were applied with; None if it gives none."""
-        owners = self._names_of(key)
-        gift = self._gift(owners[0], key) if owners else None
+        owners = self._gifts.names_of(key)
+        gift = self._gifts.find(owners[0], key) if owners else None
         return None if gift is None else gift[1]
 
     def gives(self, key: str, records: Sequence[Record]) -> bool:
         """True if the key gives exactly these records already, whatever the revision."""
         wanted = self._as_gifts(key, records, 0)
-        owners = self._names_of(key)
+        owners = self._gifts.names_of(key)
         if len(owners) != len(wanted):
             return False
         for owner in owners:
-            gift = self._gift(owner, key)
+            gift = self._gifts.find(owner, key)
             if gift is None or owner not in wanted or gift[2:] != wanted[owner][2:]:
                 return False
         return True
 
     def gifts_of(self, name: bytes) -> list[Gift]:
         """Provenance: what which key gives to a name (compiler.Gift), in the order of the keys."""
-        return sorted(self._gifts_of(name), key=lambda gift: str(gift[0]))
+        return sorted(self._gifts.to(name), key=lambda gift: str(gift[0]))
 
     def said_of(self, name: bytes) -> tuple[dict[str, str], dict[str, str]]:
         """Of one name: key -> why it gives nothing there, and key -> what was changed."""
         self._settle_pending()
         return self._problems.get(name, {}), self._warnings.get(name, {})
-
-    # ------------------------------------------------------------ gifts
-
-    def _names_of(self, key: str) -> tuple[bytes, ...]:
-        owners = self._keys.get(key, ())
-        return (owners,) if isinstance(owners, bytes) else owners
-
-    def _gifts_of(self, name: bytes) -> Collection[Gift]:
-        held = self._gifts.get(name, ())
-        if isinstance(held, dict):
-            return held.values()
-        return (held,) if held and isinstance(held, tuple) else held
-
-    def _gift(self, name: bytes, key: str) -> Gift | None:
-        held = self._gifts.get(name)
-        if isinstance(held, dict):
-            return held.get(key)
-        return next((gift for gift in self._gifts_of(name) if gift[0] == key), None)
-
-    def _replace(self, name: bytes, old: Gift | None, new: Gift | None) -> None:
-        held = self._gifts.get(name)
-        if isinstance(held, dict):
-            if old is not None:
-                del held[old[0]]
-            if new is not None:
-                held[new[0]] = new
-            if len(held) <= _FEW // 2:
-                self._gifts[name] = list(held.values())
-            return
-        gifts = [gift for gift in self._gifts_of(name) if gift is not old]
-        if new is not None:
-            gifts.append(new)
-        if len(gifts) > _FEW:
-            self._gifts[name] = {gift[0]: gift for gift in gifts}
-        elif gifts:
-            self._gifts[name] = gifts if len(gifts) > 1 else gifts[0]
-        else:
-            self._gifts.pop(name, None)
 
     # ------------------------------------------------------------ zones
 
@@ -347,12 +300,12 @@ class Zones:
     # ------------------------------------------------------------ names
 
     def _occupied(self, name: bytes) -> bool:
-        return name in self._zones or (name in self._gifts and name not in self._void)
+        return name in self._zones or (name in self._gifts.by_name and name not in self._void)
 
     def _settle(self, name: bytes, revision: int) -> None:
         """Brings everything that is known of one name in line with its gifts and the zones."""
         zone = self._zone_of(name)
-        gifts = self._gifts_of(name)
+        gifts = self._gifts.to(name)
         merged = compiler.merge(name, gifts, zone.apex if zone else None)
         self._note(self._problems, name, merged.problems)
         self._note(self._warnings, name, merged.warnings)
@@ -412,7 +365,7 @@ class Zones:
         if zone is None:
             return None
         state = self._covered(name, zone.apex)
-        held = self._gifts.get(name) if name not in self._void else None
+        held = self._gifts.by_name.get(name) if name not in self._void else None
         beneath = self._tree.has_beneath(name)
         if state == _OCCLUDED or (held is None and not beneath and name != zone.apex):
             return None
@@ -422,11 +375,11 @@ class Zones:
         if isinstance(held, tuple) and len(held) == compiler.FIRST_RR + 3 and name != zone.apex:
             return compiler.single(name, flags, held[3], held[4], held[5])
         if name == zone.apex:
-            merged = compiler.merge(name, self._gifts_of(name), zone.apex)
+            merged = compiler.merge(name, self._gifts.to(name), zone.apex)
             return compiler.apex_node(name, flags, merged.rrsets, zone.serial)
         if held is None:
             return compiler.node(name, flags | NodeFlag.EMPTY, {})
-        return compiler.node(name, flags, compiler.merge(name, self._gifts_of(name), zone.apex).rrsets)
+        return compiler.node(name, flags, compiler.merge(name, self._gifts.to(name), zone.apex).rrsets)
 
     def _flags(self, name: bytes, apex: bytes, state: int) -> int:
         flags = 0

@@ -1,0 +1,83 @@
+"""What which key gives to which name, looked up both ways. What it comes to is zone.py's and compiler.py's matter.
+
+A million keys are kept: most give one gift to one name, and each is kept as itself, without a container around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from loader.compiler import Gift
+
+#: Gifts to one name that are kept in a list; more go into a dictionary by key. Lists are smaller, and most names have
+#: one or two gifts; but a SkyDNS service aggregates thousands.
+_FEW = 8
+
+Held = Gift | list[Gift] | dict[str, Gift]
+
+
+class Gifts:
+    """The books of both ways. `by_name` and `by_key` may be read; only the methods here write them."""
+
+    __slots__ = ("by_key", "by_name")
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, bytes | tuple[bytes, ...]] = {}  # the names that a key gives to, one as itself
+        self.by_name: dict[bytes, Held] = {}  # one gift as itself; see _FEW
+
+    def names_of(self, key: str) -> tuple[bytes, ...]:
+        """The names that a key gives to."""
+        owners = self.by_key.get(key, ())
+        return (owners,) if isinstance(owners, bytes) else owners
+
+    def set_names(self, key: str, owners: Collection[bytes]) -> None:
+        """From now on these are the names that a key gives to."""
+        if owners:
+            several = tuple(owners)
+            self.by_key[key] = several if len(several) > 1 else several[0]
+        else:
+            self.by_key.pop(key, None)
+
+    def keys(self) -> Iterator[str]:
+        """The keys that give something. Nothing may be changed meanwhile."""
+        return iter(self.by_key)
+
+    def to(self, name: bytes) -> Collection[Gift]:
+        """The gifts to a name, in no order."""
+        held = self.by_name.get(name, ())
+        if isinstance(held, dict):
+            return held.values()
+        return (held,) if held and isinstance(held, tuple) else held
+
+    def find(self, name: bytes, key: str) -> Gift | None:
+        """What a key gives to a name."""
+        held = self.by_name.get(name)
+        if isinstance(held, dict):
+            return held.get(key)
+        return next((gift for gift in self.to(name) if gift[0] == key), None)
+
+    def add_first(self, name: bytes, gift: Gift) -> None:
+        """Of a new key to a new name, and to no other."""
+        self.by_name[name] = gift
+        self.by_key[gift[0]] = name
+
+    def replace(self, name: bytes, old: Gift | None, new: Gift | None) -> None:
+        """The name gets `new` in place of `old`, which is one of its gifts; of the same key. None: nothing."""
+        held = self.by_name.get(name)
+        if isinstance(held, dict):
+            if old is not None:
+                del held[old[0]]
+            if new is not None:
+                held[new[0]] = new
+            if len(held) <= _FEW // 2:
+                self.by_name[name] = list(held.values())
+            return
+        gifts = [gift for gift in self.to(name) if gift is not old]
+        if new is not None:
+            gifts.append(new)
+        if len(gifts) > _FEW:
+            self.by_name[name] = {gift[0]: gift for gift in gifts}
+        elif gifts:
+            self.by_name[name] = gifts if len(gifts) > 1 else gifts[0]
+        else:
+            self.by_name.pop(name, None)
