@@ -119,6 +119,14 @@ class Settings(Serving, frozen=True, kw_only=True):
             SOURCES, LOADING | READING,
         ),
     ] = "coredns"  # fmt: skip
+    on_reject: Annotated[
+        Literal["keep", "drop"],
+        row(
+            "A key of etcd whose new value is refused: it keeps its last good value, or gives nothing. "
+            "`standoff rejects` lists it either way.",
+            SOURCES, LOADING,
+        ),
+    ] = "drop"  # fmt: skip
     relist_interval: Annotated[
         float,
         row(

@@ -31,6 +31,7 @@ class Loader(msgspec.Struct, frozen=True, kw_only=True):
     names: int
     keys: int
     rejects: int
+    kept: int
     relists: int
     drift: int
     table_bytes: int
@@ -105,7 +106,7 @@ def collect(board: Board) -> Status:
         source_age=_age(wall, words.get("source_seen_ns")),
         note=board.loader_note,
         write_lock_held=_age(monotonic, words.get("write_hold_since_ns")),
-        **{name: words.get(name) for name in ("names", "keys", "rejects", "relists", "drift", "table_bytes")},
+        **{name: words.get(name) for name in ("names", "keys", "rejects", "kept", "relists", "drift", "table_bytes")},
     )
     words = board.supervisor
     supervisor = Supervisor(

@@ -129,6 +129,21 @@ class EtcdSource:
             raise EtcdUnavailable("no connection to etcd")
         return await self._etcd.lease_ttl(lease)
 
+    async def listing(self) -> Listing:
+        """All keys as they are now, beside what run() gives and not newer than that for long. Raises EtcdError."""
+        etcd, known, least = self._etcd, self._mirror.content.cluster_id, self._mirror.revision
+        if etcd is None or not self._mirror.watching:
+            raise EtcdUnavailable("no connection to etcd")
+        made = Listing([], 0)
+        async with aclosing(etcd.pages(self._url.key_prefix)) as pages:
+            async for page in pages:
+                if page.cluster_id != known or page.revision < least:
+                    raise EtcdUnavailable(f"etcd {etcd.endpoint} tells another history")
+                made = Listing(made.entries, page.revision)
+                made.entries.extend(page.entries)
+                await asyncio.sleep(0)
+        return made
+
     async def run(self) -> AsyncGenerator[Listing | Changes, None]:
         """Listing first, then Changes, and a Listing again when the store's history is another one than before.
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from loader import records
+from loader.last_good import rounds
 from loader.model import Changes, Listing, Put, Record, Reject
 from shm.layout import LoaderState
 
@@ -33,6 +34,8 @@ class Update:
     revisions  key -> the revision of its last change; of a key that is not in here: `revision`
     causes     key -> the revision of another key's change, if it is that one's fault that this key gives something else
     marks      names that become aggregates (loader/zone.py: Zones.mark), or are none any more
+    kept       on_reject = keep: key that has a problem, but keeps what it gave before -> revision of the value refused.
+               In records that is its last good value, or None: the same as before. Looked up as problems are
     """
 
     records: Mapping[str, list[Record] | None]
@@ -42,6 +45,7 @@ class Update:
     revisions: Mapping[str, int] = field(default_factory=dict)
     causes: Mapping[str, int] = field(default_factory=dict)
     marks: Mapping[bytes, bool] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
 
 
 class FeedStatus(Protocol):
@@ -84,10 +88,10 @@ class _Place(Protocol):
     def schema(self) -> str: ...
 
 
-def etcd_feed(source: Source, place: _Place) -> Feed:
-    """An etcd source in a schema that reads each key by itself; of the other one: loader/skydns_feed.py. Raises
-    ValueError."""
-    return _EtcdFeed(source, schema_parse(place.schema, place.prefix))
+def etcd_feed(source: Source, place: _Place, *, keep: bool = False) -> Feed:
+    """An etcd source in a schema that reads each key by itself; of the other one: loader/skydns_feed.py. keep: see
+    loader/last_good.py. Raises ValueError."""
+    return _EtcdFeed(source, schema_parse(place.schema, place.prefix), keep)
 
 
 def schema_parse(schema: str, prefix: str) -> Parse:
@@ -98,9 +102,10 @@ def schema_parse(schema: str, prefix: str) -> Parse:
 
 
 class _EtcdFeed:
-    def __init__(self, source: Source, parse: Parse) -> None:
+    def __init__(self, source: Source, parse: Parse, keep: bool) -> None:
         self._source = source
         self._parse = parse
+        self._keep = keep
 
     @property
     def status(self) -> FeedStatus:
@@ -108,20 +113,26 @@ class _EtcdFeed:
 
     async def run(self) -> AsyncGenerator[Update, None]:
         async with aclosing(self._source.run()) as items:
+            before = 0
             async for item in items:
-                yield update_of(item, self._parse)
+                parts = rounds(item, before) if self._keep and isinstance(item, Changes) else (item,)
+                for part in parts:
+                    yield update_of(part, self._parse, keep=self._keep)
+                before = item.revision
 
 
-def update_of(item: Listing | Changes, parse: Parse) -> Update:
+def update_of(item: Listing | Changes, parse: Parse, *, keep: bool = False) -> Update:
     """A source's item as an Update. Of several events for a key the last one counts."""
     problems: dict[str, str] = {}
     if isinstance(item, Listing):
         puts = {put.key: put for put in item.entries}
-        return Update(_Parsed(puts, parse, problems), item.revision, True, problems, _Revisions(puts))
+        kept = _Kept(puts, problems) if keep else {}
+        return Update(_Parsed(puts, parse, problems), item.revision, True, problems, _Revisions(puts), kept=kept)
     last = {event.key: event for event in item.events}
     found = {key: _try(parse, event, problems) if isinstance(event, Put) else None for key, event in last.items()}
     revisions = {key: event.mod_revision for key, event in last.items()}
-    return Update(found, item.revision, False, problems, revisions)
+    kept = {key: revisions[key] for key in problems} if keep else {}
+    return Update(found, item.revision, False, problems, revisions, kept=kept)
 
 
 def _try(parse: Parse, put: Put, problems: dict[str, str]) -> list[Record] | None:
@@ -156,6 +167,25 @@ class _Parsed(Mapping[str, list[Record] | None]):
 
     def __len__(self) -> int:
         return len(self._puts)
+
+
+class _Kept(Mapping[str, int]):
+    """The refused puts' mod_revisions, as far as the records have been read."""
+
+    def __init__(self, puts: dict[str, Put], problems: dict[str, str]) -> None:
+        self._puts = puts
+        self._problems = problems
+
+    def __getitem__(self, key: str) -> int:
+        if key not in self._problems:
+            raise KeyError(key)
+        return self._puts[key].mod_revision
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._problems)
+
+    def __len__(self) -> int:
+        return len(self._problems)
 
 
 class _Revisions(Mapping[str, int]):

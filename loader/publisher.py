@@ -52,6 +52,7 @@ class Publisher:
         self._revisions = [0] * sources
         self._source_problems: dict[str, str] = {}
         self._problem_revisions: dict[str, int] = {}  # of the keys in _source_problems
+        self._kept: set[str] = set()  # of these, those that go on with their last good value
         self._rejects: dict[str, str] = {}  # what `tell` has found last
         self._told: set[str] = set()
         self._published_revision = -1
@@ -91,11 +92,17 @@ class Publisher:
 
     def _apply(self, source: int, key: str, records: list[Record] | None, update: Update) -> None:
         name = f"{source}:{key}" if source else key
-        self._zones.apply(name, records or (), update.revisions.get(key, update.revision), update.causes.get(key, 0))
+        revision = update.revisions.get(key, update.revision)
+        refused = update.kept.get(key)
+        if refused is None or records is not None:
+            self._zones.apply(name, records or (), revision, update.causes.get(key, 0))
         problem = update.problems.get(key)
+        good = None if refused is None else self._zones.revision_of(name)
+        (self._kept.discard if good is None else self._kept.add)(name)
         if problem is not None:
-            self._source_problems[name] = problem
-            self._problem_revisions[name] = update.revisions.get(key, update.revision)
+            note = "" if good is None else f"; last good value of revision {good} kept"
+            self._source_problems[name] = problem + note
+            self._problem_revisions[name] = revision if refused is None else refused
         elif self._source_problems.pop(name, None) is not None:
             del self._problem_revisions[name]
         if records or problem is not None:
@@ -163,6 +170,7 @@ class Publisher:
         problems = {**self._source_problems, **self._zones.problems}
         words.set("keys", sum(map(len, self._keys)))
         words.set("rejects", len(problems))
+        words.set("kept", len(self._kept))
         if problems != self._rejects:
             self._rejects = problems
         fresh = [(key, reason) for key, reason in problems.items() if f"{key} {reason}" not in self._told]

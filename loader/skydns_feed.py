@@ -11,6 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from loader.feed import FeedStatus, Source, Update
+from loader.last_good import rounds
 from loader.leases import CHANGE_PATIENCE, LIST_PATIENCE, Leases
 from loader.model import Changes, Delete, Listing, Put, Record
 from loader.skydns import Semantics
@@ -28,10 +29,14 @@ class LeasedSource(Source, Protocol):
 class SkydnsFeed:
     """loader/feed.py's Feed. Its updates name all keys that give something else than before, changed or not."""
 
-    def __init__(self, source: LeasedSource, prefix: str, zones: Collection[bytes], semantics: Semantics) -> None:
+    def __init__(
+        self, source: LeasedSource, prefix: str, zones: Collection[bytes], semantics: Semantics, *, keep: bool = False
+    ) -> None:
+        """keep: see loader/last_good.py."""
         self._source = source
+        self._keep = keep
         self._leases = Leases(source.lease_ttl, time.monotonic)
-        self._make_tree = partial(ServiceTree, prefix, zones, semantics, self._leases.granted)
+        self._make_tree = partial(ServiceTree, prefix, zones, semantics, self._leases.granted, keep=keep)
         self._tree = self._make_tree()
         self._revision = 0
         self._marked: set[bytes] = set()
@@ -62,7 +67,9 @@ class SkydnsFeed:
                         item = reading.result()
                     except StopAsyncIteration:
                         return
-                    yield await self._take(item)
+                    parts = rounds(item, self._revision) if self._keep and isinstance(item, Changes) else (item,)
+                    for part in parts:
+                        yield await self._take(part)
                     reading = asyncio.ensure_future(anext(items))
             finally:
                 for task in (reading, checking):
@@ -81,7 +88,7 @@ class SkydnsFeed:
             return self._changes(item)
         self._revision = item.revision
         tree = self._make_tree()  # a new one: an earlier listing may still be read from the old one
-        for _ in tree.replacing(item.entries):
+        for _ in tree.replacing(item.entries, self._tree):
             await asyncio.sleep(0)  # a million keys take half a minute
         self._tree = tree
         update = _loaded(self._tree, item.revision, self._marked)
@@ -124,7 +131,8 @@ def _loaded(tree: ServiceTree, revision: int, marked: set[bytes]) -> Update:
     marked.clear()
     marked.update(now)
     keys = [*(service.key for service in tree.services()), *tree.problems]
-    return Update(_Records(tree, keys), revision, True, tree.problems, _Revisions(tree, keys), marks=marks)
+    revisions = _Revisions(tree, keys)
+    return Update(_Records(tree, keys), revision, True, tree.problems, revisions, marks=marks, kept=tree.kept)
 
 
 def change_update(tree: ServiceTree, changes: Changes, marked: set[bytes]) -> Update:
@@ -148,10 +156,12 @@ def _update_of(
     tree: ServiceTree, keys: set[str], own: dict[str, int], revision: int, marks: dict[bytes, bool]
 ) -> Update:
     problems = {key: tree.problems[key] for key in keys if key in tree.problems}
-    revisions = {key: own.get(key) or tree.revision_of(key) or revision for key in keys}
+    kept = {key: tree.kept[key] for key in keys if key in tree.kept}
+    revisions = {key: (key not in kept and own.get(key)) or tree.revision_of(key) or revision for key in keys}
     # What changed because of another key's change moves the serial as that does.
     causes = dict.fromkeys(keys - own.keys(), max(own.values(), default=revision))
-    return Update({key: tree.records_of(key) for key in keys}, revision, False, problems, revisions, causes, marks)
+    records: dict[str, list[Record] | None] = {key: tree.records_of(key) for key in keys}
+    return Update(records, revision, False, problems, revisions, causes, marks, kept)
 
 
 class _Records(Mapping[str, list[Record] | None]):

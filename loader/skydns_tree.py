@@ -55,11 +55,16 @@ class ServiceTree:
         semantics: Semantics = "coredns",
         lease_ttl: Callable[[int], int] = lambda lease: 0,
         most: int = MOST,
+        *,
+        keep: bool = False,
     ) -> None:
-        """zones: the apexes, where aggregation ends. lease_ttl: lease -> seconds, as far as known."""
+        """zones: the apexes, where aggregation ends. lease_ttl: lease -> seconds, as far as known. keep: see
+        loader/last_good.py."""
         self._prefix, self._zones, self._semantics = prefix, frozenset(zones), semantics
         self._lease_ttl, self._most = lease_ttl, most
+        self._keep = keep
         self.problems: dict[str, str] = {}
+        self.kept: dict[str, int] = {}  # key with a problem that keeps its last good service -> revision refused
         self._services: dict[str, Service] = {}
         self._own: dict[bytes, Service | list[Service]] = {}
         self._below: tuple[dict[bytes, list[Service]], dict[bytes, list[Service]]] = ({}, {})  # by HOST, TEXT
@@ -75,12 +80,18 @@ class ServiceTree:
         for _ in self.replacing(puts):
             pass
 
-    def replacing(self, puts: Iterable[Put]) -> Iterator[None]:
-        """replace() in steps of some 50 ms: nothing else may be asked for until it is through."""
+    def replacing(self, puts: Iterable[Put], before: ServiceTree | None = None) -> Iterator[None]:
+        """replace() in steps of some 50 ms: nothing else may be asked for until it is through. before: the tree that
+        this one is to replace, for what it is to keep."""
+        self.kept.clear()
         for book in (self.problems, self._services, self._own, *self._below, self._levels, self._of_lease, self._views):
             book.clear()
         for number, put in enumerate(puts, 1):
             service = self._decode(put)
+            if service is None and before is not None and self._keeps(put, before):
+                service = before._services[put.key]
+                service.lease = put.lease
+                skydns.set_ttl(service, self._lease_ttl)
             if service is not None:
                 self._insert(service, sort=False)
             if number % _STEP == 0:
@@ -93,10 +104,16 @@ class ServiceTree:
 
     def change(self, news: dict[str, Put | None]) -> set[str]:
         """Key -> what it is now, None for gone. Returns the keys that give something else than before, and these."""
-        fresh = {key: None if put is None else self._decode(put) for key, put in news.items()}
+        fresh: dict[str, Service | None] = {}
         for key, put in news.items():
+            service = None if put is None else self._decode(put)
+            if put is not None and service is None and self._keeps(put, self):
+                self._lease_anew(self._services[key], put.lease)
+                continue
+            fresh[key] = service
             if put is None:
                 self.problems.pop(key, None)
+                self.kept.pop(key, None)
         touched: set[bytes] = set()
         for key, service in fresh.items():
             for one in (self._services.get(key), service):
@@ -172,8 +189,29 @@ class ServiceTree:
 
     # ------------------------------------------------------------ where a service belongs
 
+    def _keeps(self, put: Put, before: ServiceTree) -> bool:
+        """Whether the key, whose value was refused, goes on with what it is in the tree."""
+        if not self._keep or put.key not in self.problems or put.key not in before._services:
+            return False
+        self.kept[put.key] = put.mod_revision
+        return True
+
+    def _lease_anew(self, service: Service, lease: int) -> None:
+        """The key lives as long as the lease of its last value, refused or not."""
+        if service.lease:
+            self._of_lease[service.lease].remove(service.key)
+            if not self._of_lease[service.lease]:
+                del self._of_lease[service.lease]
+        service.lease = lease
+        if lease:
+            self._of_lease.setdefault(lease, set()).add(service.key)
+        skydns.set_ttl(service, self._lease_ttl)
+        for name in self._names_of(service):
+            self._views.pop(name, None)
+
     def _decode(self, put: Put) -> Service | None:
         self.problems.pop(put.key, None)
+        self.kept.pop(put.key, None)
         try:
             service = skydns.decode(self._prefix, put, self._lease_ttl)
             if service is not None and service.kind == HOST and service.text and self._semantics == "coredns":

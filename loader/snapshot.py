@@ -4,78 +4,128 @@ What is stored is what the source gave: keys, values, mod_revisions. After a pow
 revision, whole.
 
 A snapshot is usable if and only if (tests/unit/test_snapshot.py)
-  1. it is an SQLite file with our application_id and this format's user_version;
+  1. it is an SQLite file with our application_id and a user_version that we know;
   2. its source is the one that is configured;
   3. it is complete: a whole listing was written, and nothing was lost since.
 A file that breaks 1, or that SQLite finds damaged, is set aside under another name, never deleted.
+
+A file that is lost while we run is begun anew, which takes all keys once more, and nobody here holds them. `wanted`
+says so; whoever reads it gives them (`supply`), and changes wait in memory until then.
+
+Table last_good: of keys whose value in `entries` is refused, the last one that was not (on_reject = keep). Version 1 of
+the format had no such table.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loader.model import Changes, Delete, Listing, Put
-from loader.sqlite_file import FileThread, Format, SqliteFile, transaction
+from loader.sqlite_file import FileThread, Format, NotYet, SqliteFile, transaction
 
 log = logging.getLogger(__name__)
 
+_COLUMNS = "(key TEXT PRIMARY KEY, value BLOB NOT NULL, mod_revision INTEGER NOT NULL, lease INTEGER NOT NULL)"
+_LAST_GOOD = f"CREATE TABLE last_good {_COLUMNS} WITHOUT ROWID"
 FORMAT = Format(
     kind="snapshot",
     application_id=0x53544E44,  # "STND"
-    version=1,
-    schema="""
-CREATE TABLE entries (key TEXT PRIMARY KEY, value BLOB NOT NULL, mod_revision INTEGER NOT NULL, lease INTEGER NOT NULL)
-    WITHOUT ROWID;
+    version=2,
+    schema=f"""
+CREATE TABLE entries {_COLUMNS} WITHOUT ROWID;
+{_LAST_GOOD};
 CREATE TABLE state (source TEXT NOT NULL, cluster_id TEXT NOT NULL, revision INTEGER NOT NULL,
     complete INTEGER NOT NULL, seen_ns INTEGER NOT NULL);
 """,
     cost="answers go on, a restart without the source would not",
+    upgrades={1: _LAST_GOOD},
 )
+
+#: Whether a schema refuses a value.
+Refuses = Callable[[Put], bool]
+#: What the source gave, the cluster id, when the source was seen last; and if it was `wanted`, that number, else 0.
+_Item = tuple[Listing | Changes, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a snapshot holds. seen_ns: CLOCK_REALTIME of the source's last sign of life before it was written."""
+    """What a snapshot holds. seen_ns: CLOCK_REALTIME of the source's last sign of life before it was written.
+    last_good: of keys in the listing whose value is refused, the value to go on with."""
 
     listing: Listing
     cluster_id: int
     seen_ns: int
+    last_good: list[Put] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Pending:
-    """What is to be written: a listing, and then changes, the last one for each key."""
+    """What is to be written: a listing, and then changes, the last one for each key.
 
+    wanted   the number that a listing must have to be put under changes that are here already
+    refused  keys whose last change is refused; good: the last change of a key that is not, since the listing (a
+             Delete: what came before does not count). Both are kept only with `refuses`
+    """
+
+    wanted: Callable[[], int]
+    refuses: Refuses | None
     listing: Listing | None = None
     changes: dict[str, Put | Delete] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    good: dict[str, Put | Delete] = field(default_factory=dict)
     revision: int = 0
     cluster_id: int = 0
     seen_ns: int = 0
     waiting: bool = False
 
-    def take(self, item: tuple[Listing | Changes, int, int]) -> None:
-        content, self.cluster_id, self.seen_ns = item
-        if isinstance(content, Listing):
-            self.listing = content
-            self.changes.clear()
+    def take(self, item: _Item) -> None:
+        content, cluster_id, seen_ns, wanted = item
+        if wanted and (wanted != self.wanted() or not isinstance(content, Listing)):
+            return
+        on_top: list[Put | Delete] = []
+        if wanted:  # asked for after the changes had begun: what is newer in them stays
+            on_top = [event for event in self.changes.values() if event.mod_revision > content.revision]
         else:
-            self.changes.update((event.key, event) for event in content.events)
-        self.revision = content.revision
-        self.waiting = True
+            self.revision = 0
+        self.cluster_id, self.seen_ns, self.waiting = cluster_id, seen_ns, True
+        self.revision = max(self.revision, content.revision)
+        if isinstance(content, Changes):
+            self._change(content.events)
+            return
+        self.listing = content
+        for book in (self.changes, self.refused, self.good):
+            book.clear()
+        self._change(on_top)
+
+    def _change(self, events: Iterable[Put | Delete]) -> None:
+        self.changes.update((event.key, event) for event in events)
+        if self.refuses is None:
+            return
+        for event in events:
+            if isinstance(event, Put) and self.refuses(event):
+                self.refused.add(event.key)
+            else:
+                self.good[event.key] = event
+                self.refused.discard(event.key)
 
 
-class Snapshot(FileThread[tuple[Listing | Changes, int, int], _Pending]):
+class Snapshot(FileThread[_Item, _Pending]):
     """One file for one source. `load` first, then `keep` whatever the source gives, `close` at the end."""
 
-    def __init__(self, path: Path, source: str) -> None:
-        """source: what tells it from others, such as the URL. Nothing is opened yet."""
+    def __init__(self, path: Path, source: str, refuses: Refuses | None = None) -> None:
+        """source: what tells it from others, such as the URL. refuses: keep the last good value of what it refuses.
+        Nothing is opened yet."""
         super().__init__(SqliteFile(path, FORMAT))
         self.path = path
         self._source = source
+        self._refuses = refuses
+        self._wants = 0  # times that a listing was
+        self.wanted = 0  # not 0: a listing is, for `supply`
         self.written_revision = 0
 
     def load(self) -> Saved | None:
@@ -92,45 +142,93 @@ class Snapshot(FileThread[tuple[Listing | Changes, int, int], _Pending]):
 
     def keep(self, item: Listing | Changes, cluster_id: int, seen_ns: int) -> None:
         """Have it written soon. Returns at once."""
-        self.put((item, cluster_id, seen_ns))
+        self.put((item, cluster_id, seen_ns, 0))
+
+    def supply(self, listing: Listing, wanted: int, cluster_id: int, seen_ns: int) -> None:
+        """The listing that was wanted, asked for after `wanted` had this number. It need not be the newest."""
+        self.put((listing, cluster_id, seen_ns, wanted))
 
     def _read(self, connection: sqlite3.Connection) -> Saved | None:
-        self.file.check(connection)
+        version = self.file.check(connection)
         row = connection.execute("SELECT source, cluster_id, revision, complete, seen_ns FROM state").fetchone()
         if row is None or not row[3]:
             return None
         if row[0] != self._source:
             log.warning("snapshot %s is of %s, not of %s: not used", self.path, row[0], self._source)
             return None
-        rows = connection.execute("SELECT key, value, mod_revision, lease FROM entries")
-        entries = [Put(key, value, revision, lease) for key, value, revision, lease in rows]
-        return Saved(Listing(entries, row[2]), int(row[1]), row[4])
+        entries = _puts(connection, "entries")
+        good = _puts(connection, "last_good") if self._refuses is not None and version > 1 else []
+        return Saved(Listing(entries, row[2]), int(row[1]), row[4], good)
 
     # ---- the thread
 
     def _begin(self) -> _Pending:
-        return _Pending()
+        return _Pending(lambda: self.wanted, self._refuses)
 
     def _written(self, batch: _Pending) -> None:
+        self.wanted = 0
         self.written_revision = batch.revision
 
+    def _lost(self) -> None:
+        if not self.wanted:
+            self._wants += 1
+            self.wanted = self._wants
+
     def _write(self, connection: sqlite3.Connection, batch: _Pending) -> None:
-        """A new file that does not begin with a listing is marked incomplete."""
         with transaction(connection):
             self._fill(connection, batch)
 
     def _fill(self, connection: sqlite3.Connection, pending: _Pending) -> None:
-        row = connection.execute("SELECT complete, source FROM state").fetchone()
-        complete = pending.listing is not None or bool(row and row[0] and row[1] == self._source)
-        insert = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)"
         if pending.listing is not None:
-            connection.execute("DELETE FROM entries")
-            puts = pending.listing.entries
-            connection.executemany(insert, ((p.key, p.value, p.mod_revision, p.lease) for p in puts))
-        changed = [e for e in pending.changes.values() if isinstance(e, Put)]
-        connection.executemany(insert, ((p.key, p.value, p.mod_revision, p.lease) for p in changed))
+            self._replace(connection, pending.listing)
+        else:
+            row = connection.execute("SELECT complete, source FROM state").fetchone()
+            if row is None or not row[0] or row[1] != self._source:
+                self._lost()
+                raise NotYet(f"snapshot {self.path} does not hold what came before")
+        if self._refuses is None:
+            connection.execute("DELETE FROM last_good")
+        else:
+            self._keep_good(connection, pending, self._refuses)
+        changed = [event for event in pending.changes.values() if isinstance(event, Put)]
+        _insert(connection, "entries", changed)
         deleted = [(key,) for key, event in pending.changes.items() if isinstance(event, Delete)]
         connection.executemany("DELETE FROM entries WHERE key = ?", deleted)
         connection.execute("DELETE FROM state")
-        state = (self._source, str(pending.cluster_id), pending.revision, complete, pending.seen_ns)
+        state = (self._source, str(pending.cluster_id), pending.revision, True, pending.seen_ns)
         connection.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?)", state)
+
+    def _replace(self, connection: sqlite3.Connection, listing: Listing) -> None:
+        """All entries are these now. What was good stays, of keys that the listing names with a value that is not."""
+        good: list[Put] = []
+        if self._refuses is not None:
+            before = {put.key: put for table in ("entries", "last_good") for put in _puts(connection, table)}
+            bad = [put for put in listing.entries if before and put.key in before and self._refuses(put)]
+            good = [old for put in bad if not self._refuses(old := before[put.key])]
+        connection.execute("DELETE FROM entries")
+        connection.execute("DELETE FROM last_good")
+        _insert(connection, "entries", listing.entries)
+        _insert(connection, "last_good", good)
+
+    @staticmethod
+    def _keep_good(connection: sqlite3.Connection, pending: _Pending, refuses: Refuses) -> None:
+        """Before the changes are made: where one is refused, what it would overwrite is the last good value."""
+        over = [(key,) for key in pending.changes if key not in pending.refused or key in pending.good]
+        connection.executemany("DELETE FROM last_good WHERE key = ?", over)
+        for key in pending.refused:
+            good = pending.good.get(key)
+            if good is None:
+                found = _puts(connection, "entries", "WHERE key = ?", key)
+                good = found[0] if found and not refuses(found[0]) else None
+            if isinstance(good, Put):
+                _insert(connection, "last_good", [good])
+
+
+def _puts(connection: sqlite3.Connection, table: str, where: str = "", *arguments: str) -> list[Put]:
+    rows = connection.execute(f"SELECT key, value, mod_revision, lease FROM {table} {where}", arguments)
+    return [Put(key, value, revision, lease) for key, value, revision, lease in rows]
+
+
+def _insert(connection: sqlite3.Connection, table: str, puts: Iterable[Put]) -> None:
+    rows = ((put.key, put.value, put.mod_revision, put.lease) for put in puts)
+    connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", rows)

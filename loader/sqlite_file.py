@@ -4,6 +4,9 @@ Whoever gives it something goes on at once. A write that fails (disk full, read-
 what has come meanwhile; a file that SQLite finds damaged, or that is another program's, is set aside under another
 name, never deleted, and a new one is begun. After a power cut the file is as some write left it, whole: one transaction
 for each write, `synchronous=FULL`.
+
+SQLite notices damage only in what it reads again, which may be at the next start. So the file is looked through when
+somebody else has written to it, and every CHECK_EVERY_S; and whether it is still there at all, every LOOK_EVERY_S.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ import sqlite3
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -28,6 +31,10 @@ log = logging.getLogger(__name__)
 WRITE_EVERY_S = 0.5
 #: After a write that failed.
 RETRY_S = 5.0
+#: How often to ask whether the file is as the last write left it: one stat().
+LOOK_EVERY_S = 5.0
+#: How often to look through all of it: a second for 100 MB, in the thread.
+CHECK_EVERY_S = 3600.0
 
 _BIG_WAL = 16 << 20  # octets that the write-ahead log may keep after one large write
 
@@ -36,15 +43,21 @@ class FileError(StandoffError):
     """The file cannot be used. The message says what to do."""
 
 
+class NotYet(FileError):
+    """What is to be written cannot be until something else has come."""
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What tells a kind of file from others. cost: what people lose while it cannot be written."""
+    """What tells a kind of file from others. cost: what people lose while it cannot be written. upgrades: older version
+    -> what makes the next one of it; such a file can be read as it is."""
 
     kind: str
     application_id: int
     version: int
     schema: str
     cost: str
+    upgrades: Mapping[int, str] = field(default_factory=dict)
 
 
 class SqliteFile:
@@ -62,11 +75,32 @@ class SqliteFile:
         connection.execute(f"PRAGMA journal_size_limit = {_BIG_WAL}")
         return connection
 
-    def check(self, connection: sqlite3.Connection) -> None:
-        """Raises sqlite3.DatabaseError for a file of another format."""
-        found = tuple(connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-        if found != (self.format.application_id, self.format.version):
-            raise sqlite3.DatabaseError(f"not a {self.format.kind} of this version: {found[0]:x}/{found[1]}")
+    def check(self, connection: sqlite3.Connection) -> int:
+        """The version, this one or one that can be upgraded. Raises sqlite3.DatabaseError for a file of another
+        format."""
+        number, version = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        )
+        known = version == self.format.version or version in self.format.upgrades
+        if number != self.format.application_id or not known:
+            raise sqlite3.DatabaseError(f"not a {self.format.kind} of this version: {number:x}/{version}")
+        return int(version)
+
+    def verify(self) -> None:
+        """Look through all of it, on a connection that has nothing of it in memory. Raises sqlite3.DatabaseError."""
+        with closing(sqlite3.connect(self.path)) as connection:
+            self.check(connection)
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(str(found))
+
+    def stamp(self) -> tuple[int, int, int] | None:
+        """Changes when somebody writes to the file; None if there is none."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def open(self) -> sqlite3.Connection:
         """The file, made if need be. Raises sqlite3.Error, OSError."""
@@ -80,7 +114,10 @@ class SqliteFile:
                     f"{made.schema} COMMIT;"
                 )
                 self.path.chmod(0o640)
-            self.check(connection)
+            while (version := self.check(connection)) != self.format.version:
+                connection.executescript(
+                    f"BEGIN; {self.format.upgrades[version]}; PRAGMA user_version = {version + 1}; COMMIT;"
+                )
         except BaseException:
             connection.close()
             raise
@@ -93,6 +130,8 @@ class SqliteFile:
         log.error("%s %s cannot be used (%s): kept as %s; a new one is begun", kind, self.path, why, aside.name)
         try:
             self.path.rename(aside)
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise FileError(f"cannot set {kind} {self.path} aside: {error.strerror}; remove it") from error
         for suffix in ("-wal", "-shm"):
@@ -134,8 +173,11 @@ class FileThread(ABC, Generic[Item, AnyBatch]):
     def __init__(self, file: SqliteFile) -> None:
         self.file = file
         self.error = ""  # for people; empty if the last write went well
-        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Item | threading.Event | None] = queue.SimpleQueue()
+        self._flushes: list[threading.Event] = []  # the thread's
         self._thread: threading.Thread | None = None
+        self._stamp: tuple[int, int, int] | None = None  # of the file, after the last write
+        self._checked = time.monotonic()
 
     @abstractmethod
     def _begin(self) -> AnyBatch:
@@ -143,10 +185,14 @@ class FileThread(ABC, Generic[Item, AnyBatch]):
 
     @abstractmethod
     def _write(self, connection: sqlite3.Connection, batch: AnyBatch) -> None:
-        """Write it, in one transaction. Raises sqlite3.Error, OSError; the same batch comes again then, grown."""
+        """Write it, in one transaction. Raises sqlite3.Error, OSError, NotYet; the same batch comes again then,
+        grown."""
 
     def _written(self, batch: AnyBatch) -> None:
         """It is on disk."""
+
+    def _lost(self) -> None:
+        """What was in the file is not there any more: the next write goes into a new one."""
 
     def put(self, item: Item) -> None:
         """Have it written soon. Returns at once."""
@@ -154,6 +200,14 @@ class FileThread(ABC, Generic[Item, AnyBatch]):
             self._thread = threading.Thread(target=self._write_on, name=self.file.format.kind, daemon=True)
             self._thread.start()
         self._queue.put(item)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was put is on disk; False if it is not by then. Blocks: for a thread of its own."""
+        if self._thread is None:
+            return True
+        flushed = threading.Event()
+        self._queue.put(flushed)
+        return flushed.wait(timeout_s)
 
     def close(self) -> None:
         """Write what is left, and end. What cannot be written then is lost."""
@@ -171,33 +225,52 @@ class FileThread(ABC, Generic[Item, AnyBatch]):
         connection: sqlite3.Connection | None = None
         while not closing_down:
             closing_down = self._collect(batch, due)
-            if not batch.waiting:
-                continue
             try:
-                if connection is None:
+                self._look()
+                if not batch.waiting:
+                    self._flushed()
+                    continue
+                if connection is None or self._stamp is None:
+                    _close(connection)
                     connection = self.file.open()
                 self._write(connection, batch)
+            except NotYet:
+                due = time.monotonic() + RETRY_S
+                continue
             except (sqlite3.Error, OSError, FileError) as error:
-                if connection is not None:
-                    connection.close()
-                    connection = None
+                _close(connection)
+                connection = None
                 self._failed(error)
                 due = time.monotonic() + RETRY_S
                 continue
             if self.error:
                 log.info("%s %s is written again", self.file.format.kind, self.file.path)
             self.error = ""
+            self._stamp = self.file.stamp()
             self._written(batch)
+            self._flushed()
             batch = self._begin()
             due = time.monotonic() + WRITE_EVERY_S
-        if connection is not None:
-            connection.close()
+        _close(connection)
+
+    def _look(self) -> None:
+        """Whether the file is still the one that we have written. Raises sqlite3.Error."""
+        if self._stamp is None:
+            return
+        stamp, now = self.file.stamp(), time.monotonic()
+        if stamp is None or stamp[0] != self._stamp[0]:
+            log.error("%s %s was taken away: a new one is begun", self.file.format.kind, self.file.path)
+            self._stamp = None
+            self._lost()
+        elif stamp != self._stamp or now - self._checked > CHECK_EVERY_S:
+            self._stamp, self._checked = stamp, now
+            self.file.verify()
 
     def _collect(self, batch: AnyBatch, due: float) -> bool:
         """Wait for something to write, and for more until it is due; whether it is time to end."""
         while True:
-            wait = due - time.monotonic() if batch.waiting else None
-            if wait is not None and wait <= 0:
+            wait = due - time.monotonic() if batch.waiting else LOOK_EVERY_S
+            if wait <= 0:
                 return False
             try:
                 item = self._queue.get(timeout=wait)
@@ -205,7 +278,15 @@ class FileThread(ABC, Generic[Item, AnyBatch]):
                 return False
             if item is None:
                 return True
+            if isinstance(item, threading.Event):
+                self._flushes.append(item)
+                return False
             batch.take(item)
+
+    def _flushed(self) -> None:
+        for event in self._flushes:
+            event.set()
+        self._flushes.clear()
 
     def _failed(self, error: Exception) -> None:
         made = self.file.format
@@ -214,5 +295,13 @@ class FileThread(ABC, Generic[Item, AnyBatch]):
             log.error("%s", text)
         self.error = text
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            self._stamp = None
             with suppress(FileError):
                 self.file.set_aside(str(error))
+            self._lost()
+
+
+def _close(connection: sqlite3.Connection | None) -> None:
+    if connection is not None:
+        with suppress(sqlite3.Error):  # of a damaged file
+            connection.close()

@@ -231,6 +231,7 @@ def _loader(board: Board) -> Iterator[Metric]:
         "standoff_table_bytes": ("Size of the live table's segment.", words["table_bytes"]),
         "standoff_source_keys": ("Keys held from the source.", words["keys"]),
         "standoff_source_rejects": ("Keys whose value is refused at present.", words["rejects"]),
+        "standoff_source_kept": ("Of these, keys that go on with their last good value.", words["kept"]),
         "standoff_lock_write_wait_max_seconds": ("Longest wait for the write lock.", words["write_wait_max_ns"] / 1e9),
         "standoff_lock_write_hold_max_seconds": ("Longest hold of the write lock.", words["write_hold_max_ns"] / 1e9),
         "standoff_lock_grace_max_seconds": ("Longest wait for readers to leave.", words["grace_max_ns"] / 1e9),

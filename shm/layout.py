@@ -110,6 +110,11 @@ LOADER_WORDS = _words(
     "dead_skipped",  # slots whose holder was dead inside
     "write_hold_since_ns",  # CLOCK_MONOTONIC, 0 = not held
     "write_wait_since_ns",  # CLOCK_MONOTONIC, 0 = nobody waits
+    "kept",  # rejects that go on with their last good value
+    "watch_event_ns",  # CLOCK_REALTIME of the last event of a watch, 0 = none yet
+    "watch_progress_ns",  # CLOCK_REALTIME when etcd last confirmed that a watch lacks nothing
+    "relisted_ns",  # CLOCK_REALTIME of the last list compared in full
+    "source_alarms",  # sources that have raised one: etcd's NOSPACE, CORRUPT
 )
 
 # ---------------------------------------------------------------- control segment, page 1

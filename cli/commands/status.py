@@ -86,7 +86,9 @@ def _parts(status: Status) -> RenderableType:
     table.add_row("loader", f"{loader.state}, pid {loader.pid}" if loader.alive else "not running")
     table.add_row("", f"heartbeat {ago(loader.heartbeat_age)}, source seen {ago(loader.source_age)}")
     table.add_row("", f"{loader.names} names from {loader.keys} keys, {loader.table_bytes / 2**20:.1f} MiB a table")
-    table.add_row("", f"{loader.rejects} keys rejected, {loader.relists} re-lists, {loader.drift} differences found")
+    kept = f" ({loader.kept} keep their last good value)" if loader.kept else ""
+    table.add_row("", f"{loader.rejects} keys rejected{kept}")
+    table.add_row("", f"{loader.relists} re-lists, {loader.drift} differences found")
     if loader.note:
         from rich.text import Text
 

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -195,3 +196,130 @@ def test_killed_or_cut_off_at_any_moment(tmp_path: Path) -> None:
             assert len(set(content(saved).values())) == 1, "one revision, whole"
             assert saved is not None
             assert saved.listing.revision >= oldest
+
+
+# ---------------------------------------------------------------- last good values
+
+
+def refuses(put: Put) -> bool:
+    return put.value.startswith(b"bad")
+
+
+def keep_good(path: Path, *items: Listing | Changes) -> Saved:
+    """A run of its own for these, and what a start would find."""
+    snapshot = Snapshot(path, SOURCE, refuses)
+    for item in items:
+        snapshot.keep(item, 1, 1)
+    snapshot.close()
+    saved = Snapshot(path, SOURCE, refuses).load()
+    assert saved is not None
+    return saved
+
+
+def test_the_last_good_value_of_a_refused_key_is_kept(path: Path) -> None:
+    keep_good(path, LISTING)
+    saved = keep_good(path, Changes([Put("/names/a", b"bad", 6)], 6))
+    assert content(saved)["/names/a"] == b"bad"
+    assert saved.last_good == [Put("/names/a", b"1", 3)]
+    saved = keep_good(path, Changes([Put("/names/a", b"bad again", 7), Put("/names/c", b"bad", 8)], 8))
+    assert saved.last_good == [Put("/names/a", b"1", 3)]
+    saved = keep_good(path, Changes([Put("/names/a", b"2", 9)], 9))
+    assert saved.last_good == []
+
+
+def test_the_last_good_value_may_be_one_that_was_never_written(path: Path) -> None:
+    events: list[Put | Delete] = [
+        Put("/names/a", b"2", 6), Put("/names/a", b"bad", 7),
+        Delete("/names/b", 8), Put("/names/b", b"bad", 9),
+        Put("/names/c", b"3", 10), Delete("/names/c", 11),
+    ]  # fmt: skip
+    saved = keep_good(path, LISTING, Changes(events, 11))
+    assert saved.last_good == [Put("/names/a", b"2", 6)]
+    assert content(saved) == {"/names/a": b"bad", "/names/b": b"bad"}
+    assert keep_good(path, Changes([Delete("/names/a", 12)], 12)).last_good == []
+
+
+def test_another_history_keeps_what_was_good(path: Path) -> None:
+    keep_good(path, LISTING, Changes([Put("/names/a", b"bad", 6), Put("/names/c", b"3", 7)], 7))
+    other = Listing([Put("/names/a", b"bad", 2), Put("/names/b", b"ok", 2), Put("/names/c", b"bad", 2)], 2)
+    saved = keep_good(path, other)
+    assert saved.last_good == [Put("/names/a", b"1", 3), Put("/names/c", b"3", 7)]
+    assert content(saved) == {"/names/a": b"bad", "/names/b": b"ok", "/names/c": b"bad"}
+
+
+def test_without_keep_nothing_is_kept_nor_left_over(path: Path) -> None:
+    keep_good(path, LISTING, Changes([Put("/names/a", b"bad", 6)], 6))
+    saved = Snapshot(path, SOURCE).load()
+    assert saved is not None
+    assert saved.last_good == []
+    keep(path, Changes([Put("/names/c", b"2", 7)], 7))
+    assert keep_good(path).last_good == []
+
+
+def test_the_format_before_is_read_and_then_upgraded(path: Path) -> None:
+    keep(path, LISTING)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("DROP TABLE last_good; PRAGMA user_version = 1")
+    saved = Snapshot(path, SOURCE, refuses).load()
+    assert saved is not None
+    assert (saved.listing, saved.last_good) == (LISTING, [])
+    assert keep_good(path, Changes([Put("/names/a", b"bad", 6)], 6)).last_good == [Put("/names/a", b"1", 3)]
+
+
+# ---------------------------------------------------------------- lost while running
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RETRY_S", "LOOK_EVERY_S"):
+        monkeypatch.setattr(sqlite_file, name, 0.05)
+    monkeypatch.setattr(sqlite_file, "WRITE_EVERY_S", 0.0)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def harm(path: Path, how: str) -> None:
+    if how == "removed":
+        path.unlink()
+    else:
+        raw = bytearray(path.read_bytes())
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(os.urandom(len(raw) - 4096))
+
+
+@pytest.mark.parametrize("how", ["removed", "damaged"])
+def test_a_file_lost_while_running_becomes_complete_again(path: Path, how: str, hurried: None) -> None:
+    """What was changed before the listing that is asked for, and after it, is in the new file as the store has it."""
+    snapshot = Snapshot(path, SOURCE)
+    many = [Put(f"/names/{i}", bytes(200), i + 1) for i in range(2000)]
+    snapshot.keep(Listing(many, 2001), 1, 1)
+    until(lambda: snapshot.written_revision == 2001)
+    # To the file itself, so that there is something to damage.
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    harm(path, how)
+    until(lambda: snapshot.wanted != 0)
+    changes: list[Put | Delete] = [Put("/names/0", b"before", 2002), Delete("/names/1", 2003)]
+    snapshot.keep(Changes(changes, 2003), 1, 1)
+    wanted = snapshot.wanted
+    after: list[Put | Delete] = [Put("/names/2", b"after", 2005), Delete("/names/3", 2006)]
+    snapshot.keep(Changes(after, 2006), 1, 1)
+    listed = [*many[2:], Put("/names/0", b"before", 2002), Put("/names/x", b"unheard", 2004)]
+    snapshot.supply(Listing([], 1), wanted + 7, 1, 1)  # an answer to another question
+    snapshot.supply(Listing(listed, 2004), wanted, 1, 1)
+    until(lambda: snapshot.wanted == 0)
+    snapshot.keep(Changes([Put("/names/y", b"later", 2007)], 2007), 1, 1)
+    snapshot.close()
+    saved = Snapshot(path, SOURCE).load()
+    assert saved is not None
+    assert saved.listing.revision == 2007
+    expected = {put.key: put.value for put in many[4:]}
+    expected |= {"/names/0": b"before", "/names/2": b"after", "/names/x": b"unheard", "/names/y": b"later"}
+    assert content(saved) == expected
+    assert bool(list(path.parent.glob("*.damaged-*"))) == (how == "damaged")

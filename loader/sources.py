@@ -1,0 +1,55 @@
+"""From a source's URL to its feed: which parts are put together for it."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Literal, Protocol
+
+from loader import etcd_url, last_good
+from loader.etcd_access import EtcdAccess, client_options
+from loader.etcd_source import EtcdSource
+from loader.feed import Feed, etcd_feed
+from loader.files import FileSource
+from loader.kept_source import KeptSource
+from loader.skydns import Semantics
+from loader.skydns_feed import SkydnsFeed
+from loader.snapshot import Refuses, Snapshot
+
+
+class SourceSettings(EtcdAccess, Protocol):
+    """What sources need of the settings (cli/settings.py)."""
+
+    @property
+    def instance(self) -> str: ...
+    @property
+    def relist_interval(self) -> float: ...
+    @property
+    def semantics(self) -> Semantics: ...
+    @property
+    def on_reject(self) -> Literal["keep", "drop"]: ...
+    @property
+    def state_dir(self) -> Path | None: ...
+
+
+def feed_of(url: str, settings: SourceSettings, zones: list[bytes]) -> Feed:
+    """Raises ValueError for a URL that is none."""
+    if not etcd_url.is_etcd_url(url):
+        return FileSource(url.removeprefix("file:"), zones)
+    parsed = etcd_url.parse(url)
+    if parsed.schema == "skydns" and not zones:
+        raise ValueError(f"{url}: schema skydns does not tell zones; give them with --zone")
+    source = EtcdSource(parsed, client_options(settings, tls=parsed.tls), relist_interval=settings.relist_interval)
+    keep = settings.on_reject == "keep"
+    refuses = last_good.refuser(parsed.schema, parsed.prefix) if keep else None
+    kept = source if settings.state_dir is None else KeptSource(source, _snapshot(settings, url, refuses))
+    if parsed.schema == "skydns":
+        return SkydnsFeed(kept, parsed.prefix, zones, settings.semantics, keep=keep)
+    return etcd_feed(kept, parsed, keep=keep)
+
+
+def _snapshot(settings: SourceSettings, url: str, refuses: Refuses | None) -> Snapshot:
+    """Of one source of this instance: the name tells sources apart, the URL inside makes sure."""
+    assert settings.state_dir is not None
+    number = zlib.crc32(url.encode())
+    return Snapshot(settings.state_dir / f"{settings.instance}-{number:08x}.sqlite", url, refuses)
