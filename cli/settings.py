@@ -101,12 +101,20 @@ class Settings(Serving, frozen=True, kw_only=True):
     state_dir: Annotated[
         Path | None,
         row(
-            "Keep the last good copy of each etcd source in this folder, to start from while etcd is away; "
+            "Keep the last good copy of each etcd source in this folder, and an image of the table, to start from; "
             "empty: keep none.",
             SOURCES, LOADING, form=values.FOLDER_OR_NONE,
             default_text="$STATE_DIRECTORY, or /var/lib/standoff if writable, else none",
         ),
     ] = msgspec.field(default_factory=default_state_dir)  # fmt: skip
+    image_interval: Annotated[
+        float,
+        row(
+            "Keep an image of the table in state_dir, this often if it has changed: a start without a table answers "
+            "from it within a second. 0: never.",
+            SOURCES, LOADING, unit="seconds", ge=0, le=86400,
+        ),
+    ] = 300.0  # fmt: skip
     default_ttl: Annotated[
         int,
         row("TTL of records that give none.", SOURCES, LOADING | {"export", "lint"}, unit="seconds", ge=0, le=604800),

@@ -9,16 +9,25 @@ import logging
 import os
 import signal
 import time
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from loader import names
+from loader import etcd_url, image, names
 from loader.control import Desk, LoaderSocket
-from loader.feed import Feed, Update
+from loader.etcd_access import EtcdAccess, client_options
+from loader.etcd_source import EtcdSource
+from loader.feed import Feed, Update, etcd_feed
+from loader.files import FileSource
+from loader.imaging import Imager
+from loader.kept_source import KeptSource
 from loader.publisher import ProgressBar, Publisher
 from loader.serials import live_serials
-from loader.sources import SourceSettings, feed_of
+from loader.skydns import Semantics
+from loader.skydns_feed import SkydnsFeed
+from loader.snapshot import Snapshot
+from loader.start import Restored
 from loader.zone import Zones
 from shm.board import Board
 from shm.errors import StandoffError, TableDamaged
@@ -45,9 +54,11 @@ REPAIR_PAUSE_S = 1.0
 FAULTS_VARIABLE = "STANDOFF_FAULTS"
 
 
-class LoaderSettings(SourceSettings, Protocol):
+class LoaderSettings(EtcdAccess, Protocol):
     """What the loader needs of the settings (cli/settings.py)."""
 
+    @property
+    def instance(self) -> str: ...
     @property
     def loader_control_path(self) -> Path: ...
     @property
@@ -56,13 +67,22 @@ class LoaderSettings(SourceSettings, Protocol):
     def zone(self) -> list[str]: ...
     @property
     def default_ttl(self) -> int: ...
+    @property
+    def relist_interval(self) -> float: ...
+    @property
+    def semantics(self) -> Semantics: ...
+    @property
+    def state_dir(self) -> Path | None: ...
+    @property
+    def image_interval(self) -> float: ...
 
 
-def load(settings: LoaderSettings, progress: ProgressBar | None = None) -> int:
-    """Mirror the sources until told to stop; 0, or 1 with the reason in the log."""
+def load(settings: LoaderSettings, progress: ProgressBar | None = None, restored: Restored | None = None) -> int:
+    """Mirror the sources until told to stop; 0, or 1 with the reason in the log. restored: what is published already
+    (loader/start.py, which is where to begin)."""
     gc.disable()  # until the first table is published: what is loaded stays, and looking through it takes seconds
     try:
-        return asyncio.run(_Loader(settings, progress).run())
+        return asyncio.run(_Loader(settings, progress, restored).run())
     except (StandoffError, ValueError) as error:
         log.error("%s", error)
         return 1
@@ -71,11 +91,14 @@ def load(settings: LoaderSettings, progress: ProgressBar | None = None) -> int:
 class _Loader:
     """One loader process: a standby first, then the one that writes."""
 
-    def __init__(self, settings: LoaderSettings, progress: ProgressBar | None) -> None:
+    def __init__(self, settings: LoaderSettings, progress: ProgressBar | None, restored: Restored | None) -> None:
         self._settings = settings
         self._progress = progress
+        self._restored = restored  # until the sources' table replaces it
+        path = image.path_of(settings)
+        self._imager = Imager(path, image.shaping_of(settings), settings.image_interval) if path else None
         self._zones = [names.from_text(zone) for zone in settings.zone]
-        self._feeds = [feed_of(url, settings, self._zones) for url in settings.source]
+        self._feeds = [_feed(url, settings, self._zones) for url in settings.source]
         self._queue: asyncio.Queue[tuple[int, Update] | None] = asyncio.Queue(QUEUE)
         self._stop = asyncio.Event()
         self._ready = False
@@ -103,7 +126,7 @@ class _Loader:
         await control.open()
         tasks = [asyncio.create_task(self._read(number, feed)) for number, feed in enumerate(self._feeds)]
         tasks.append(asyncio.create_task(self._beat(writer, board, publisher)))
-        work = asyncio.create_task(self._work(publisher))
+        work = asyncio.create_task(self._work(publisher, writer))
         stop = asyncio.create_task(self._stop.wait())
         try:
             done, _ = await asyncio.wait([*tasks, work, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -114,6 +137,8 @@ class _Loader:
             notify(STOPPING="1")
             await control.close()
             await _cancel([*tasks, work, stop])
+            if self._imager is not None:
+                await self._imager.finish(writer, writer.words.get("source_seen_ns"))
             writer.close()
             lock.release()
 
@@ -147,7 +172,7 @@ class _Loader:
                 await self._queue.put((number, update))
         raise StandoffError(f"source {self._settings.source[number]} has ended")
 
-    async def _work(self, publisher: Publisher) -> None:
+    async def _work(self, publisher: Publisher, writer: TableWriter) -> None:
         """Take what has come, publish it in one swap; what comes meanwhile is the next swap's."""
         while True:
             await self._take(publisher, await self._queue.get())
@@ -163,6 +188,8 @@ class _Loader:
                 except StandoffError as error:
                     log.error("cannot publish: %s; trying again", error)
                     await asyncio.sleep(RETRY_S)
+            if publisher.published and self._imager is not None and self._imager.is_due(writer.live):
+                await self._imager.keep(writer, writer.words.get("source_seen_ns"))
 
     async def _take(self, publisher: Publisher, item: tuple[int, Update] | None) -> None:
         """An update, or None: nothing new, but the tables are to be made anew."""
@@ -193,6 +220,10 @@ class _Loader:
             writer.words.set("loader_heartbeat_ns", time.monotonic_ns())
             self._show_sources(writer)
             self._look_for_damage(board, publisher, now)
+            if publisher.published:
+                self._restored = None
+                if self._imager is not None and self._imager.is_due(board.live) and self._queue.empty():
+                    self._queue.put_nowait(None)
             if not self._ready and board.live:
                 self._ready = True
                 notify(READY="1", STATUS="a table is published")
@@ -221,16 +252,42 @@ class _Loader:
     def _show_sources(self, writer: TableWriter) -> None:
         states = [feed.status for feed in self._feeds]
         words = writer.words
-        words.set("loader_state", max((s.state for s in states), key=_SEVERITY.index))
-        words.set("source_seen_ns", min(s.last_seen_ns for s in states))
+        restored = self._restored
+        words.set(
+            "loader_state", LoaderState.STALE if restored else max((s.state for s in states), key=_SEVERITY.index)
+        )
+        words.set("source_seen_ns", restored.seen_ns if restored else min(s.last_seen_ns for s in states))
         words.set("relists", sum(s.relists for s in states))
         words.set("drift", sum(s.drift for s in states))
         notes = [f"{url}: {s.error}" for url, s in zip(self._settings.source, states, strict=True) if s.error]
+        notes += [restored.note()] if restored else []
+        notes += [self._imager.error] if self._imager and self._imager.error else []
         writer.note("; ".join(notes))
 
 
 #: The worst of several sources' states is the loader's.
 _SEVERITY = [LoaderState.FRESH, LoaderState.LISTING, LoaderState.STARTING, LoaderState.STALE]
+
+
+def _feed(url: str, settings: LoaderSettings, zones: list[bytes]) -> Feed:
+    """Raises ValueError for a URL that is none."""
+    if not etcd_url.is_etcd_url(url):
+        return FileSource(url.removeprefix("file:"), zones)
+    parsed = etcd_url.parse(url)
+    if parsed.schema == "skydns" and not zones:
+        raise ValueError(f"{url}: schema skydns does not tell zones; give them with --zone")
+    source = EtcdSource(parsed, client_options(settings, tls=parsed.tls), relist_interval=settings.relist_interval)
+    kept = source if settings.state_dir is None else KeptSource(source, _snapshot(settings, url))
+    if parsed.schema == "skydns":
+        return SkydnsFeed(kept, parsed.prefix, zones, settings.semantics)
+    return etcd_feed(kept, parsed)
+
+
+def _snapshot(settings: LoaderSettings, url: str) -> Snapshot:
+    """Of one source of this instance: the name tells sources apart, the URL inside makes sure."""
+    assert settings.state_dir is not None
+    number = zlib.crc32(url.encode())
+    return Snapshot(settings.state_dir / f"{settings.instance}-{number:08x}.sqlite", url)
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:

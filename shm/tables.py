@@ -137,6 +137,43 @@ class TableWriter:
         self._forget_adopted()
         yield from self._settle()
 
+    def restore(self, size: int, fill: Callable[[memoryview], None]) -> Iterator[float]:
+        """Publish a table that was kept elsewhere: `fill` writes it into a fresh, zeroed segment of `size` bytes.
+
+        It brings its revision along. Raises what `fill` does, TableDamaged, LayoutMismatch, SegmentError: then nothing
+        has been published.
+        """
+        yield from self._lock.grace()
+        side = self._inactive()
+        self._drop(side)
+        self._owed = None
+        serial = self._next_serial()
+        segment = Segment.create(self._board.names.table(serial), size, TABLE_MODE)
+        try:
+            with memoryview(segment.map) as view:
+                fill(view)
+            self._sides[side] = held = Side(segment)
+            self._meta = held.table.meta
+        except BaseException:
+            self._sides[side] = None
+            segment.close()
+            segment.unlink()
+            raise
+        held.table.stamp(0, held.table.revision, serial)
+        yield from self._publish(side, held.table.revision)
+
+    @property
+    def live(self) -> int:
+        """The live word: another value with each publish, 0 = nothing published yet."""
+        return self._board.live
+
+    def live_bytes(self) -> tuple[int, memoryview] | None:
+        """(the live word, the bytes of its table), to be read until the next `replace` or `apply`; None if what is
+        published is not this loader's."""
+        live = self._board.live
+        held = self._sides[live & 1] if live else None
+        return None if held is None else (live, memoryview(held.segment.map).toreadonly())
+
     def apply(self, changes: Changes, revision: int, meta: dict[str, Any] | None = None) -> Iterator[float]:
         """Publish the tables with these names put (a node block) or deleted (None). `replace` must have come before."""
         yield from self._settle()

@@ -22,6 +22,6 @@ def command(settings: Settings) -> int:
     """
     need_source("load", settings)
     logs.set_up(settings.log_level, settings.log_format, "loader")
-    from loader.main import load
+    from loader.start import load
 
     return load(settings, progress=Progress())

@@ -64,7 +64,7 @@ def _load(settings: Settings) -> int:
     from cli.progress import Progress
 
     logs.set_up(settings.log_level, settings.log_format, "loader")
-    from loader.main import load
+    from loader.start import load
 
     return load(settings, progress=Progress())
 
