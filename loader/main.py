@@ -9,24 +9,17 @@ import logging
 import os
 import signal
 import time
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from loader import etcd_url, image, names
+from loader import image, names
 from loader.control import Desk, LoaderSocket
-from loader.etcd_access import EtcdAccess, client_options
-from loader.etcd_source import EtcdSource
-from loader.feed import Feed, Update, etcd_feed
-from loader.files import FileSource
+from loader.feed import Feed, Update
 from loader.imaging import Imager
-from loader.kept_source import KeptSource
 from loader.publisher import ProgressBar, Publisher
 from loader.serials import live_serials
-from loader.skydns import Semantics
-from loader.skydns_feed import SkydnsFeed
-from loader.snapshot import Snapshot
+from loader.sources import SourceSettings, feed_of
 from loader.start import Restored
 from loader.zone import Zones
 from shm.board import Board
@@ -54,11 +47,9 @@ REPAIR_PAUSE_S = 1.0
 FAULTS_VARIABLE = "STANDOFF_FAULTS"
 
 
-class LoaderSettings(EtcdAccess, Protocol):
+class LoaderSettings(SourceSettings, Protocol):
     """What the loader needs of the settings (cli/settings.py)."""
 
-    @property
-    def instance(self) -> str: ...
     @property
     def loader_control_path(self) -> Path: ...
     @property
@@ -67,12 +58,6 @@ class LoaderSettings(EtcdAccess, Protocol):
     def zone(self) -> list[str]: ...
     @property
     def default_ttl(self) -> int: ...
-    @property
-    def relist_interval(self) -> float: ...
-    @property
-    def semantics(self) -> Semantics: ...
-    @property
-    def state_dir(self) -> Path | None: ...
     @property
     def image_interval(self) -> float: ...
 
@@ -98,7 +83,7 @@ class _Loader:
         path = image.path_of(settings)
         self._imager = Imager(path, image.shaping_of(settings), settings.image_interval) if path else None
         self._zones = [names.from_text(zone) for zone in settings.zone]
-        self._feeds = [_feed(url, settings, self._zones) for url in settings.source]
+        self._feeds = [feed_of(url, settings, self._zones) for url in settings.source]
         self._queue: asyncio.Queue[tuple[int, Update] | None] = asyncio.Queue(QUEUE)
         self._stop = asyncio.Event()
         self._ready = False
@@ -267,27 +252,6 @@ class _Loader:
 
 #: The worst of several sources' states is the loader's.
 _SEVERITY = [LoaderState.FRESH, LoaderState.LISTING, LoaderState.STARTING, LoaderState.STALE]
-
-
-def _feed(url: str, settings: LoaderSettings, zones: list[bytes]) -> Feed:
-    """Raises ValueError for a URL that is none."""
-    if not etcd_url.is_etcd_url(url):
-        return FileSource(url.removeprefix("file:"), zones)
-    parsed = etcd_url.parse(url)
-    if parsed.schema == "skydns" and not zones:
-        raise ValueError(f"{url}: schema skydns does not tell zones; give them with --zone")
-    source = EtcdSource(parsed, client_options(settings, tls=parsed.tls), relist_interval=settings.relist_interval)
-    kept = source if settings.state_dir is None else KeptSource(source, _snapshot(settings, url))
-    if parsed.schema == "skydns":
-        return SkydnsFeed(kept, parsed.prefix, zones, settings.semantics)
-    return etcd_feed(kept, parsed)
-
-
-def _snapshot(settings: LoaderSettings, url: str) -> Snapshot:
-    """Of one source of this instance: the name tells sources apart, the URL inside makes sure."""
-    assert settings.state_dir is not None
-    number = zlib.crc32(url.encode())
-    return Snapshot(settings.state_dir / f"{settings.instance}-{number:08x}.sqlite", url)
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
