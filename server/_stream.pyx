@@ -8,9 +8,12 @@ from that client: whoever does not read stalls nobody but itself.
 
 Encrypted clients take part in `answer` only: Python gives what it has decrypted (`feed`) and takes what is to be
 encrypted (`unsent`, `sent`). Who may connect, and for how long, is Python's business too (server/stream.py).
+
+A query may be answered from elsewhere (`defer`, `push`, `settled`), message by message, while others of its client are
+answered here.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 from libc.time cimport time_t
@@ -74,7 +77,7 @@ cdef enum:
     ARENA = 512 * 1024
     # A reader makes progress with so many bytes, or with all that is kept for it.
     STEP = 16384
-    LISTENERS = 1 << 30                 # epoll data from here on is a listener's number
+    LISTENERS = 1 << 30                 # epoll data from here on is the number of a socket of Python's
     HELD_MESSAGE = -2                   # what `answer_one` says besides the reply's size
     UNANSWERED = -3
 
@@ -93,6 +96,7 @@ cdef struct conn_t:
     uint8_t queued
     uint8_t held                        # waits for what Python makes of its first message
     uint8_t asked                       # Python has been asked about its first message, and passed
+    uint16_t deferred                   # queries that are answered from elsewhere
     uint8_t address[16]
     int64_t progress_ns
     uint8_t *input
@@ -207,9 +211,9 @@ cdef class Streams:
     # ---- who is there
 
     def listen(self, int fd, int number):
-        """Report connections on a listening socket as -1 - number. Raises OSError."""
+        """Report a socket of Python's as -1 - number when there is something to take. Raises OSError."""
         if epoll_set(self.epoll, EPOLL_CTL_ADD, fd, EPOLLIN, <uint64_t>LISTENERS + number):
-            raise OSError(errno, "cannot watch a listening socket")
+            raise OSError(errno, "cannot watch a socket")
 
     def unlisten(self, int fd):
         epoll_set(self.epoll, EPOLL_CTL_DEL, fd, 0, 0)
@@ -248,6 +252,8 @@ cdef class Streams:
         for i in range(self.most):
             if self.conns[i].fd < 0 or (best >= 0 and self.conns[i].progress_ns >= self.conns[best].progress_ns):
                 continue
+            if patient(&self.conns[i]):
+                continue
             if n and (<bytes>self.address(i))[:n] != prefix:
                 continue
             best = i
@@ -260,7 +266,7 @@ cdef class Streams:
         cdef int i
         cdef int64_t since = self.now_ns - <int64_t>(idle_s * 1e9)
         for i in range(self.most):
-            if self.conns[i].fd >= 0 and self.conns[i].progress_ns < since:
+            if self.conns[i].fd >= 0 and self.conns[i].progress_ns < since and not patient(&self.conns[i]):
                 self.drop(i)
 
     def close(self, int slot):
@@ -318,7 +324,7 @@ cdef class Streams:
         self.now_ns = <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
     def wait(self, int timeout_ms):
-        """Until something can be done, at most so long. What is Python's: [slot or -1 - listener's number]."""
+        """Until something can be done, at most so long. What is Python's: [slot, or -1 - number as `listen` has it]."""
         cdef int i, n
         cdef uint64_t data
         cdef uint32_t what
@@ -594,8 +600,8 @@ cdef class Streams:
             n = c_send(c.fd, c.unsent + c.unsent_at, c.unsent_size, MSG_DONTWAIT | MSG_NOSIGNAL)
             if n < 0:
                 if errno != EAGAIN and errno != EINTR:
-                    self.drop(slot)
-                return 0
+                    return self.drop(slot)
+                n = 0
             self.went_out(slot, <size_t>n)
         self.settle(slot)
         return 0
@@ -625,7 +631,7 @@ cdef class Streams:
             return 0
         if c.unsent_size:
             events = EPOLLOUT
-        elif c.queued or c.held:
+        elif c.queued or c.held or (c.ended and c.deferred and not c.leaving):
             events = 0
         elif c.leaving or c.ended:
             return self.drop(slot)
@@ -664,7 +670,7 @@ cdef class Streams:
     def state(self, int slot):
         """"busy": not to be read from now; "done": to be closed; "open"."""
         cdef conn_t *c = self.at(slot)
-        if c.unsent_size or c.queued or c.held:
+        if c.unsent_size or c.queued or c.held or (c.ended and c.deferred and not c.leaving):
             return "busy"
         return "done" if c.leaving or c.ended else "open"
 
@@ -680,15 +686,6 @@ cdef class Streams:
             raise ValueError("there is no whole message")
         return PyBytes_FromStringAndSize(<char *>c.input + 2, <size_t>c.input[0] << 8 | c.input[1])
 
-    def received(self, int slot):
-        """All that has been read from a client and is not answered, lengths included."""
-        cdef conn_t *c = self.at(slot)
-        return PyBytes_FromStringAndSize(<char *>c.input, c.input_size)
-
-    def descriptor(self, int slot):
-        """The client's socket."""
-        return self.at(slot).fd
-
     def go_on(self, int slot):
         """End the hold: the reference answers the message, and is not to ask for a hold again."""
         cdef conn_t *c = self.at(slot)
@@ -698,6 +695,66 @@ cdef class Streams:
         c.asked = 1
         self.enqueue(slot)
         self.settle(slot)
+
+    def defer(self, int slot):
+        """End the hold: the message is answered by `push`, those behind it go on."""
+        cdef conn_t *c = self.at(slot)
+        cdef size_t length
+        if not c.held or not whole(c):
+            raise ValueError("it is not held")
+        length = <size_t>c.input[0] << 8 | c.input[1]
+        self.q.state = parse(c.input + 2, <int>length, &self.q)
+        (self.encrypted_counters if c.encrypted else self.counters).request(
+            &self.q, <int>length, c.address_length == 16
+        )
+        c.input += 2 + length
+        c.input_size -= 2 + length
+        c.held = 0
+        c.asked = 0
+        c.deferred += 1
+        c.progress_ns = self.now_ns
+        if not self.keep_input(c):
+            self.drop(slot)
+            return
+        self.enqueue(slot)
+        self.settle(slot)
+
+    def push(self, int slot, bytes reply, bint counted):
+        """A message of the answer to a deferred query. `counted`: as the response, which one of them is."""
+        cdef conn_t *c = self.at(slot)
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(reply)
+        cdef uint8_t head[2]
+        if not 12 <= size <= LARGEST:
+            raise ValueError("not a message")
+        head[0] = <uint8_t>(size >> 8)
+        head[1] = <uint8_t>size
+        if counted:
+            (self.encrypted_counters if c.encrypted else self.counters).response(
+                <const uint8_t *>PyBytes_AS_STRING(reply), <int>size
+            )
+        if not self.keep_reply(c, head, 2) or not self.keep_reply(c, <const uint8_t *>PyBytes_AS_STRING(reply), size):
+            self.drop(slot)
+        elif c.encrypted:
+            self.outgoing.append(slot)
+        else:
+            self.flush(slot)
+
+    def settled(self, int slot):
+        """A deferred query has got all of its answer."""
+        cdef conn_t *c = self.at(slot)
+        if c.deferred == 0:
+            raise ValueError("there is no deferred query")
+        c.deferred -= 1
+        c.progress_ns = self.now_ns
+        self.settle(slot)
+
+    def is_open(self, int slot):
+        """Whether somebody has this slot."""
+        return 0 <= slot < self.most and self.conns[slot].fd >= 0
+
+    def takes_more(self, int slot):
+        """Whether the client has read (or its kernel has taken) all replies up to now."""
+        return self.at(slot).unsent_size == 0
 
     @property
     def unread(self):
@@ -711,3 +768,8 @@ cdef class Streams:
 cdef bint whole(conn_t *c) noexcept:
     """Whether the first message is there."""
     return c.input_size >= 2 and c.input_size - 2 >= (<size_t>c.input[0] << 8 | c.input[1])
+
+
+cdef bint patient(conn_t *c) noexcept:
+    """Whether it is us whom the client waits for."""
+    return c.deferred != 0 and c.unsent_size == 0

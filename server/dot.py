@@ -11,7 +11,7 @@ import ssl
 from dataclasses import dataclass
 
 from server._stream import Streams
-from server.tls import Certificate
+from server.tls import ALPN, Certificate
 
 #: A TLS record has at most so much.
 RECORD = 16384
@@ -100,6 +100,11 @@ class Sessions:
                 self._streams.close(slot)
             else:
                 self._streams.watch(slot, state == "open", False)
+
+    def may_transfer(self, slot: int) -> bool:
+        """Whether the slot's client may have zones: over TLS for this protocol only (RFC 9103 section 7.1)."""
+        session = self._sessions.get(slot)
+        return session is None or session.sock.selected_alpn_protocol() in ALPN
 
     def _say_goodbye(self, session: Session) -> None:
         """close_notify, so that the client knows that nothing was cut off. Its own is not waited for."""

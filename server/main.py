@@ -203,7 +203,7 @@ def _transfers(settings: ServerSettings, policy: Policy, addresses: tuple[Addres
     targets = tuple(Target.parse(text) for text in settings.notify)
     if not targets and not policy.transfers:
         return None
-    return TransferPlan(settings.instance, policy, targets, addresses, settings.tcp_idle, settings.drain_timeout)
+    return TransferPlan(settings.instance, policy, targets, addresses, settings.drain_timeout)
 
 
 def _policy(settings: ServerSettings) -> Policy:

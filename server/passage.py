@@ -1,13 +1,12 @@
-"""From the stream worker to the transfer process: a connection, with what has been read from it.
+"""From the stream worker to the transfer process: a query for a zone, and the socket that its answer is to go into.
 
-A transfer may take minutes, and its client may be slow: neither is the stream worker's business. It looks whether the
-client may have what it asks for, and hands the connection over for good.
+Making the messages of a zone may take seconds: that is not the stream worker's business. It looks whether the client
+may have what it asks for, and passes on what it gets (server/relays.py).
 """
 
 from __future__ import annotations
 
 import array
-import logging
 import socket
 import time
 from collections.abc import Iterable
@@ -19,10 +18,10 @@ from server.policy import Policy
 from server.query import CLASS_IN, IXFR, FormatError, Query, parse
 from server.transfer import AXFR, asks_for_transfer
 
-log = logging.getLogger(__name__)
-
-#: The most that is handed over with a connection: the query, and what came behind it.
-LARGEST = 1 << 17
+#: The most that is handed over: a query.
+LARGEST = 1 << 16
+#: Ends an answer. No message is so short; an answer that ends without it is not whole.
+DONE = b"."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +58,19 @@ class Passage:
         self._entry.setblocking(False)
         self.exit.setblocking(False)
 
-    def hand_over(self, fd: int, address: bytes, received: bytes) -> bool:
-        """Give a connection away; the caller closes its own descriptor then. False if it cannot be taken now."""
-        if len(received) > LARGEST:
+    def hand_over(self, far_end: socket.socket, address: bytes, packet: bytes) -> bool:
+        """Give a query away; the caller closes its own descriptor of `far_end` then. False: there is no room now."""
+        if len(packet) > LARGEST:
             return False
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [far_end.fileno()]))]
         try:
-            self._entry.sendmsg([bytes([len(address)]) + address + received], rights)
-        except OSError as error:
-            log.warning("a transfer was not taken: %s", error)
+            self._entry.sendmsg([bytes([len(address)]) + address + packet], rights)
+        except OSError:
             return False
         return True
 
     def take(self) -> tuple[socket.socket, bytes, bytes] | None:
-        """A connection, its client's address, and what has been read from it; None if there is none."""
+        """The socket for an answer, the client's address, and the query; None if there is none."""
         try:
             message, fds, _, _ = socket.recv_fds(self.exit, LARGEST + 64, 1)
         except BlockingIOError:
@@ -102,6 +100,6 @@ class Doorkeeper:
             return False
         return permitted(packet, address, self._policy, int(time.time())) is not None
 
-    def hand_over(self, fd: int, address: bytes, received: bytes) -> bool:
-        """`received`: the query with its two bytes of length, and all that was read behind it."""
-        return self._passage.hand_over(fd, address, received)
+    def hand_over(self, far_end: socket.socket, address: bytes, packet: bytes) -> bool:
+        """False if there is no room now."""
+        return self._passage.hand_over(far_end, address, packet)

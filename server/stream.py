@@ -3,8 +3,8 @@ touch UDP.
 
 A round serves all clients that are ready: what they have sent is received, then answered in one section of the read
 lock, then the replies are sent (server/_stream.pyx). No socket is touched inside the lock. Replies come in the order of
-the queries; clients must not count on it (RFC 7766 section 6.2.1.1). A connection that asks for a whole zone is handed
-over to the transfer process (server/passage.py), outside the lock too.
+the queries but for whole zones, which the transfer process makes: what was asked behind them is answered between two of
+their messages (server/relays.py; RFC 7766 section 6.2.1.1).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Sequence
 
+from server import relays
 from server._counters import Counters
 from server._limits import Networks
 from server._stream import Streams
@@ -26,6 +27,7 @@ from server.dot import Sessions
 from server.orphan import Orphanhood
 from server.passage import Doorkeeper
 from server.policy import Policy
+from server.relays import Relays
 from server.tls import Certificate
 from server.transfer import asks_for_transfer
 from server.worker import IDLE_S, MAP_ATTEMPTS, Limits
@@ -47,7 +49,7 @@ LOOK_NS = 1_000_000_000
 #: A stopping worker reads on for this long: what is on its way is answered.
 LINGER_S = 0.1
 #: Descriptors that are no clients.
-OTHER_DESCRIPTORS = 64
+OTHER_DESCRIPTORS = 64 + relays.MOST
 
 
 class StreamWorker:
@@ -81,8 +83,7 @@ class StreamWorker:
         )
         self._certificate = certificate
         self._sessions = None if certificate is None else Sessions(self._streams, certificate)
-        self._doorkeeper = doorkeeper
-        self._held: list[int] = []
+        self._relays = None if doorkeeper is None else Relays(self._streams, doorkeeper, self._sessions)
         self._adopted = 0
         self._beaten_ns = self._looked_ns = 0
         self._stopping = self._reload = False
@@ -103,7 +104,7 @@ class StreamWorker:
         door.close()
         now = time.monotonic()
         linger, deadline = now + min(LINGER_S, drain_timeout_s), now + drain_timeout_s
-        while now < linger or (now < deadline and (self._streams.waiting or self._streams.unread)):
+        while now < linger or (now < deadline and (self._streams.waiting or self._streams.unread or self._relays)):
             self._round(door)
             now = time.monotonic()
         self._lock.close()
@@ -112,7 +113,10 @@ class StreamWorker:
     def _round(self, door: Door) -> None:
         streams = self._streams
         for who in streams.wait(int(IDLE_S * 1000)):
-            if who < 0:
+            if who <= -1 - relays.FIRST_NUMBER:
+                if self._relays is not None:
+                    self._relays.take(-1 - who)
+            elif who < 0:
                 door.answer(-1 - who)
             elif self._sessions is not None:
                 self._sessions.ready(who)
@@ -120,7 +124,8 @@ class StreamWorker:
         if streams.waiting:
             self._answer()
         streams.send()
-        self._look_after_held()
+        if self._relays is not None:
+            self._relays.look()
         if self._sessions is not None:
             for who in dict.fromkeys(streams.take_outgoing()):
                 self._sessions.settle(who)
@@ -131,8 +136,8 @@ class StreamWorker:
 
     def _forget(self, slot: int) -> None:
         """A client is gone: its slot may be another's from now on."""
-        if slot in self._held:
-            self._held.remove(slot)
+        if self._relays is not None:
+            self._relays.forget(slot)
         if self._sessions is not None:
             self._sessions.forget(slot)
 
@@ -167,27 +172,10 @@ class StreamWorker:
         asked: bool,
     ) -> bytes | None:
         """What the hot path declined. In the lock; never raises."""
-        if self._doorkeeper is not None and not (asked or refused or encrypted) and asks_for_transfer(packet):
+        if self._relays is not None and not (asked or refused) and asks_for_transfer(packet):
             return HOLD
         moment = self._answerer.moment(address, turn, stream=True, encrypted=encrypted, prohibited=refused)
         return self._answerer.answer(packet, table, moment)
-
-    def _look_after_held(self) -> None:
-        """Hand transfers over, once what was asked before is sent; those that nobody takes get the usual answer."""
-        streams = self._streams
-        held, self._held = self._held + streams.take_held(), []
-        for slot in held:
-            if streams.unsent(slot):
-                self._held.append(slot)
-                continue
-            packet, address = streams.first_message(slot), streams.address(slot)
-            assert self._doorkeeper is not None
-            if self._doorkeeper.takes(packet, address) and self._doorkeeper.hand_over(
-                streams.descriptor(slot), address, streams.received(slot)
-            ):
-                streams.close(slot)  # our descriptor only: the connection lives on
-            else:
-                streams.go_on(slot)
 
     # ---- house
 

@@ -1,7 +1,7 @@
 """Whole zones to those who may have them (AXFR, RFC 5936; IXFR answered by AXFR, RFC 1995): a process of its own.
 
 It serves from a copy (shm/visit.py), so that a transfer is of one generation however long it takes, and holds no lock.
-A thread a connection: there are few, and they wait for their clients most of the time.
+A thread an answer: there are few, and they wait for their clients most of the time.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from ipaddress import ip_address
 from typing import TypeVar
 
 from server import edns, tsig
-from server.answer import answer
 from server.message import Reply
 from server.notifier import Notifier, Target
-from server.passage import Passage, Request, permitted
-from server.policy import Moment, Policy
+from server.passage import DONE, Passage, Request, permitted
+from server.policy import Policy
 from server.query import IXFR, Rcode
 from server.ratelimit import Sparing
 from server.sockets import Address
@@ -32,16 +31,15 @@ from server.transfer import Part, Untransferable, is_newer, message, serial_of, 
 from shm import visit
 from shm._table import Table
 from shm.board import Board
-from shm.errors import NotRunning, StandoffError
+from shm.errors import StandoffError
 from shm.reading import TableObserver
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Connections at a time; of more, each is closed, and its secondary comes again. Bounds threads and copies.
-MOST_CONNECTIONS = 64
-#: How long a client may take to read one message (16 KiB).
-READ_PATIENCE_S = 30.0
+#: Answers at a time; of more, each fails, and its secondary comes again. Bounds threads and copies. The stream worker
+#: has no more under way (server/relays.py), but its predecessor's may end only now.
+MOST_DELIVERIES = 128
 TICK_S = 0.25
 
 
@@ -50,14 +48,12 @@ class TransferPlan:
     """What the transfer process is to do.
 
     targets  whom to tell of changes; sources: the addresses that we listen on
-    idle_s   seconds that a connection may be silent between two queries
     """
 
     instance: str
     policy: Policy
     targets: tuple[Target, ...]
     sources: tuple[Address, ...]
-    idle_s: float
     drain_timeout_s: float
 
 
@@ -136,59 +132,31 @@ def _parts_of(copy: visit.Copy, apex: bytes) -> Iterator[Part]:
     yield from zone_parts(apex, copy.table)
 
 
-class Connection:
-    """One client, served until it leaves."""
+class Delivery:
+    """One answer, into the socket that the stream worker reads (server/relays.py)."""
 
-    def __init__(self, server: TransferServer, sock: socket.socket, address: bytes, received: bytes) -> None:
+    def __init__(self, server: TransferServer, sock: socket.socket, address: bytes, packet: bytes) -> None:
         self._server = server
         self._sock = sock
         self._address = address
-        self._buffer = bytearray(received)
+        self._packet = packet
 
-    def serve(self) -> None:
+    def run(self) -> None:
+        """In a thread of its own. The stream worker judges whether the client is too slow, and closes its end then."""
         with self._sock:
+            request = permitted(self._packet, self._address, self._server.plan.policy, int(time.time()))
+            if request is None:  # its signature has become too old while it waited
+                return
             try:
-                while (packet := self._next()) is not None:
-                    if not self._answer(packet):
-                        return
+                if self._transfer(request):
+                    self._sock.sendall(DONE)
             except OSError as error:
                 log.info("transfer to %s: %s", ip_address(self._address), error)
 
-    def _next(self) -> bytes | None:
-        """The next message; None at the end, or when the client has been silent for too long."""
-        self._sock.settimeout(self._server.plan.idle_s)
-        while len(self._buffer) < 2 or len(self._buffer) < 2 + int.from_bytes(self._buffer[:2], "big"):
-            try:
-                data = self._sock.recv(65536)
-            except TimeoutError:
-                return None
-            if not data:
-                return None
-            self._buffer += data
-        length = int.from_bytes(self._buffer[:2], "big")
-        packet = bytes(self._buffer[2 : 2 + length])
-        del self._buffer[: 2 + length]
-        return packet
-
-    def _answer(self, packet: bytes) -> bool:
-        """False if the connection is to be closed."""
-        plan = self._server.plan
-        request = permitted(packet, self._address, plan.policy, int(time.time()))
-        if request is not None:
-            return self._transfer(request)
-        moment = Moment(address=self._address, stream=True, now_s=int(time.time()), generation=self._server.generation)
-        try:
-            reply = self._server.sight.look(lambda table: answer(packet, table, plan.policy, moment))
-        except NotRunning:
-            reply = answer(packet, None, plan.policy, moment)
-        if reply is None:
-            return False
-        self.send(reply)
-        return True
-
     def _transfer(self, request: Request) -> bool:
+        """False if what was sent is not whole."""
         query = request.query
-        reply = _Writer(self, request, self._server.plan.policy)
+        reply = _Writer(self._sock, request, self._server.plan.policy)
         try:
             block = self._server.sight.look(lambda table: table.find(query.name))
             ours = None if block is None else serial_of(block)
@@ -204,7 +172,7 @@ class Connection:
                 "zone %s for %s: %s", tsig.text_name(query.name), ip_address(self._address), error
             )
             if reply.messages:
-                return False  # what was sent cannot be taken back: an end without the SOA says that it is not whole
+                return False
             reply.refuse(Rcode.SERVFAIL)
             return True
         log.info(
@@ -217,16 +185,12 @@ class Connection:
         )
         return True
 
-    def send(self, reply: bytes) -> None:
-        self._sock.settimeout(READ_PATIENCE_S)
-        self._sock.sendall(len(reply).to_bytes(2, "big") + reply)
-
 
 class _Writer:
     """The messages of one reply to a transfer request."""
 
-    def __init__(self, connection: Connection, request: Request, policy: Policy) -> None:
-        self._connection = connection
+    def __init__(self, sock: socket.socket, request: Request, policy: Policy) -> None:
+        self._sock = sock
         self._query = request.query
         self._policy = policy
         self._signer = tsig.Signer(request.verdict) if request.verdict is not None else None
@@ -252,11 +216,11 @@ class _Writer:
     def _send(self, reply: bytes, *, more: bool) -> None:
         if self._signer is not None:
             reply = self._signer.sign(reply, int(time.time()), more=more)
-        self._connection.send(reply)
+        self._sock.sendall(reply)  # a packet, whole: the socket keeps them apart
 
 
 class TransferServer:
-    """Takes connections from the stream worker, and notifies secondaries."""
+    """Takes queries for zones from the stream worker, and notifies secondaries."""
 
     def __init__(self, plan: TransferPlan, board: Board, passage: Passage | None) -> None:
         self.plan = plan
@@ -267,10 +231,6 @@ class TransferServer:
         self._passage = passage
         self._threads: set[threading.Thread] = set()
         self._stopping = False
-
-    @property
-    def generation(self) -> int:
-        return self._board.live >> 1
 
     def run(self) -> None:
         """Until SIGTERM, or until the supervisor is gone; then what has begun is finished, within the drain time."""
@@ -293,13 +253,13 @@ class TransferServer:
     def _stop(self) -> None:
         self._stopping = True
 
-    def _begin(self, sock: socket.socket, address: bytes, received: bytes) -> None:
+    def _begin(self, sock: socket.socket, address: bytes, packet: bytes) -> None:
         self._threads = {thread for thread in self._threads if thread.is_alive()}
-        if len(self._threads) >= MOST_CONNECTIONS:
-            self.sparing.error("transfer to %s put off: %d are under way", ip_address(address), MOST_CONNECTIONS)
+        if len(self._threads) >= MOST_DELIVERIES:
+            self.sparing.error("transfer to %s put off: %d are under way", ip_address(address), MOST_DELIVERIES)
             sock.close()
             return
-        thread = threading.Thread(target=Connection(self, sock, address, received).serve, daemon=True)
+        thread = threading.Thread(target=Delivery(self, sock, address, packet).run, daemon=True)
         self._threads.add(thread)
         thread.start()
 

@@ -34,6 +34,8 @@ class Primary:
     def __init__(self, port: int, instance: str, log: Path) -> None:
         self.port, self.instance, self._log = port, instance, log
         self.notified: socket.socket | None = None  # a test's own secondary
+        self.tls_port = 0
+        self.board: Board  # of tests that look at it
 
     @property
     def log(self) -> str:

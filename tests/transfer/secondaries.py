@@ -22,6 +22,8 @@ PAGE = ROOT / "docs" / "transfers.md"
 ZONE = "example.test"
 KEY_NAME = "transfer"
 SECRET = "c2hhcmVkIHNlY3JldCBvZiBib3RoIHNpZGVz"
+#: In the certificate of tests that have one.
+PRIMARY_NAME = "primary.test"
 KEY = f"{KEY_NAME}:hmac-sha256:{SECRET}"
 
 #: What the page leaves to the reader: where the program listens and keeps its files; and who may look at its copy.
@@ -94,15 +96,30 @@ KINDS = {
 }
 
 
-def configuration(kind: str, folder: Path, port: int, primary: int, *, signed: bool) -> str:
-    """The page's, for addresses on this machine."""
+def block(name: str) -> str:
+    found = re.search(rf"^```{name}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert found, f"no configuration of {name} in {PAGE}"
+    return found[1]
+
+
+def encrypted_block(kind: str, certificate: Path) -> str:
+    """The page's for TLS, with the key from the one without."""
+    key = re.search(KINDS[kind].without_key[0][0], block(kind))
+    assert key
+    text = (key[0] + block(f"{kind}-tls")).replace("ca.pem", str(certificate))
+    return text.replace("primary.example", PRIMARY_NAME)
+
+
+def configuration(
+    kind: str, folder: Path, port: int, primary: int, *, signed: bool, certificate: Path | None = None
+) -> str:
+    """The page's, for addresses on this machine. `certificate`: for TLS, what the primary shows."""
     way = KINDS[kind]
-    found = re.search(rf"^```{kind}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert found, f"no configuration of {kind} in {PAGE}"
-    text = found[1]
+    text = block(kind) if certificate is None else encrypted_block(kind, certificate)
     assert SECRET in text
-    for address, ours in (("192.0.2.1@53", f"127.0.0.1@{primary}"), ("port 53", f"port {primary}")):
-        text = text.replace(address, ours)
+    for theirs, ours in (("192.0.2.1@{}", f"127.0.0.1@{primary}"), ("port {}", f"port {primary}")):
+        for number in (53, 853):
+            text = re.sub(re.escape(theirs.format(number)) + r"\b", ours, text)
     text = text.replace("192.0.2.1", "127.0.0.1").replace("acl: notified", "acl: [notified, looked_at]")
     if not signed:
         for pattern, new in way.without_key:
@@ -148,13 +165,15 @@ class Secondary:
 
 
 @contextmanager
-def secondary(kind: str, folder: Path, port: int, primary: int, *, signed: bool) -> Iterator[Secondary]:
+def secondary(
+    kind: str, folder: Path, port: int, primary: int, *, signed: bool, certificate: Path | None = None
+) -> Iterator[Secondary]:
     """Started; ended with the block."""
     way = KINDS[kind]
     executable = program(way.program)
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "config"
-    config.write_text(configuration(kind, folder, port, primary, signed=signed))
+    config.write_text(configuration(kind, folder, port, primary, signed=signed, certificate=certificate))
     log = folder / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(

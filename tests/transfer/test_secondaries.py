@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from shm.layout import ENCRYPTED_COUNTERS, SlotKind
+from tests.support.certificates import make_pair
 from tests.support.etcd import EtcdServer, binaries, free_ports, running
 from tests.support.instances import fresh_instance
 from tests.support.processes import wait_for
 from tests.transfer.primary import PATIENCE_S, put, standoff, transfer, wait_until_published
-from tests.transfer.secondaries import KEY_NAME, KINDS, ZONE, program, secondary
+from tests.transfer.secondaries import KEY_NAME, KINDS, PRIMARY_NAME, ZONE, program, secondary
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -71,6 +74,49 @@ def test_a_secondary_follows_an_etcd(kind: str, signed: bool, tmp_path: Path, et
             assert copy.serial() == board.loader.get("revision")
             assert transfer(theirs) == transfer(ours, signed=signed)
             assert board.supervisor.get("leaks_reported") == 0
+        except BaseException:
+            print(primary.log, copy.log, sep="\n----\n")
+            raise
+        finally:
+            board.close()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "knot"])
+def test_a_secondary_over_tls(kind: str, tmp_path: Path) -> None:
+    """It checks the primary's name. The first transfer, a change with its NOTIFY, and the next transfer."""
+    program(KINDS[kind].program)
+    certificate, key = make_pair(tmp_path, PRIMARY_NAME)
+    ours, theirs, encrypted = free_ports(3)
+    source = tmp_path / "zone.jsonl"
+
+    def write(serial: int) -> None:
+        soa = f"ns.{ZONE}. hostmaster.{ZONE}. {serial} 7200 1800 86400 30"
+        hosts = {f"h{i}.": ("A", f"192.0.2.{serial}") for i in range(2000)}
+        records = {"": ("SOA", soa), "ns.": ("A", "192.0.2.53")} | hosts
+        lines = [{"name": f"{n}{ZONE}.", "type": t, "ttl": 60, "data": d} for n, (t, d) in records.items()]
+        lines.append({"name": f"{ZONE}.", "type": "NS", "ttl": 60, "data": f"ns.{ZONE}."})
+        source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    write(1)
+    options = [
+        "--source", f"file:{source}", "--transfer-allow", f"127.0.0.1#{KEY_NAME}",
+        "--notify", f"127.0.0.1:{theirs}#{KEY_NAME}", "--tls-listen", f"127.0.0.1:{encrypted}",
+        "--tls-cert", str(certificate), "--tls-key", str(key),
+    ]  # fmt: skip
+    with (
+        fresh_instance() as instance,
+        standoff("run", tmp_path, instance, ours, *options) as primary,
+        secondary(kind, tmp_path / kind, theirs, encrypted, signed=True, certificate=certificate) as copy,
+    ):
+        board = wait_until_published(instance)
+        try:
+            wait_for("the first transfer", lambda: copy.ask(f"h7.{ZONE}", "A") == ["192.0.2.1"], PATIENCE_S)
+            write(2)
+            wait_for("the change has arrived", lambda: copy.ask(f"h7.{ZONE}", "A") == ["192.0.2.2"], PATIENCE_S)
+            (stream,) = [slot for slot in board.workers() if slot.get("kind") == SlotKind.STREAM]
+            assert sum(stream.counters(ENCRYPTED_COUNTERS)["requests_family"]) >= 2
+            assert sum(stream.counters()["requests_family"]) == 0, "nothing of it went in the clear"
+            assert transfer(theirs) == transfer(ours, signed=True)
         except BaseException:
             print(primary.log, copy.log, sep="\n----\n")
             raise

@@ -25,6 +25,7 @@ from server.tls import Certificate, CertificateError, expiry
 from shm.board import Board
 from shm.layout import ENCRYPTED_COUNTERS
 from shm.tables import TableWriter
+from tests.support.certificates import make_pair
 from tests.support.instances import fresh_instance
 from tests.support.packets import query
 from tests.support.processes import Child, child, drive, wait_for
@@ -34,15 +35,6 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl
 PATIENCE_S = 20.0
 A, HUGE = (query(f"{name}.example.test.", edns=1232) for name in ("a", "huge"))
 KEEPALIVE, PADDING = 11, 12
-
-
-def make_pair(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate for `name`, signed by itself, and its key."""
-    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", str(key), "-out", str(cert), "-days", "90", "-subj", f"/CN={name}"]
-    subprocess.run([*command, "-addext", f"subjectAltName=DNS:{name}"], check=True, capture_output=True)
-    return cert, key
 
 
 @dataclass
