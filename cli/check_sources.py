@@ -10,6 +10,8 @@ from pathlib import Path
 from cli.checks import Level, Remark, ok, problem, warning
 from cli.settings import Settings
 from loader import etcd_url, names
+from loader.etcd_channel import EtcdError
+from loader.etcd_discovery import endpoints_of
 from loader.files import FileSource
 from loader.zone import Zones
 
@@ -75,11 +77,18 @@ def _etcd(source: str, settings: Settings, connect: bool) -> Iterator[Remark]:
     except etcd_url.EtcdUrlError as error:
         yield problem("source", str(error))
         return
-    yield ok("source", f"etcd at {', '.join(url.endpoints)}, keys under {url.key_prefix}, schema {url.schema}")
+    where = ", ".join(url.endpoints) or f"what the SRV records of {url.domain} name"
+    keys = f"{url.key_prefix} in namespace {url.namespace}" if url.namespace else url.key_prefix
+    yield ok("source", f"etcd at {where}, keys under {keys}, schema {url.schema}")
     if url.schema == "skydns" and not settings.zone:
         yield problem("source", f"schema skydns needs the zones: give zone for what is under {url.key_prefix}")
     if connect:
-        remarks = [asyncio.run(_ask(endpoint, url.tls, settings)) for endpoint in url.endpoints]
+        try:
+            endpoints = asyncio.run(endpoints_of(url))
+        except EtcdError as error:
+            yield problem("etcd", str(error))
+            return
+        remarks = [asyncio.run(_ask(endpoint, url.tls, settings)) for endpoint in endpoints]
         answered = any(remark.level is Level.OK for remark in remarks)
         for remark in remarks:  # one that answers is enough
             yield warning(remark.what, remark.text) if answered and remark.level is Level.PROBLEM else remark
@@ -88,7 +97,6 @@ def _etcd(source: str, settings: Settings, connect: bool) -> Iterator[Remark]:
 async def _ask(endpoint: str, tls: bool, settings: Settings) -> Remark:
     from loader.etcd import Etcd
     from loader.etcd_access import client_options
-    from loader.etcd_channel import EtcdError
 
     try:
         options = client_options(settings, tls=tls)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 #: What host and service names are made of, and `/` for classless reverse zones (RFC 2317).
 ZONE_LABEL = re.compile(r"[a-z0-9_/-]{1,63}")
-SOURCE_SCHEMES = ("file", "etcd", "etcds")
+SOURCE_SCHEMES = ("file", "etcd", "etcds", "etcd+srv", "etcds+srv")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,17 +21,21 @@ LEAK_AFTER_S = 0.25
 
 
 class Loader(msgspec.Struct, frozen=True, kw_only=True):
-    """Ages in seconds; None: never."""
+    """Ages in seconds; None: never. event_age, progress_age, relist_age, alarms: of etcd sources (shm/layout.py)."""
 
     alive: bool
     pid: int
     state: str
     heartbeat_age: float | None
     source_age: float | None
+    event_age: float | None = None
+    progress_age: float | None = None
+    relist_age: float | None = None
+    alarms: int = 0
     names: int
     keys: int
     rejects: int
-    kept: int
+    kept: int = 0
     relists: int
     drift: int
     table_bytes: int
@@ -104,6 +108,10 @@ def collect(board: Board) -> Status:
         state=_name_of(LoaderState, words.get("loader_state")),
         heartbeat_age=_age(monotonic, words.get("loader_heartbeat_ns")),
         source_age=_age(wall, words.get("source_seen_ns")),
+        event_age=_age(wall, words.get("watch_event_ns")),
+        progress_age=_age(wall, words.get("watch_progress_ns")),
+        relist_age=_age(wall, words.get("relisted_ns")),
+        alarms=words.get("source_alarms"),
         note=board.loader_note,
         write_lock_held=_age(monotonic, words.get("write_hold_since_ns")),
         **{name: words.get(name) for name in ("names", "keys", "rejects", "kept", "relists", "drift", "table_bytes")},
@@ -149,6 +157,8 @@ def _why_degraded(status: Status) -> Iterator[str]:
         yield "no loader is running: answers are from its last table"
     elif loader.state == "stale":
         yield f"the source is away: {loader.note or 'answers are from the last good table'}"
+    elif loader.alarms:
+        yield f"alarm: {loader.note}"
     elif _silent(loader.heartbeat_age):
         yield f"the loader has not moved for {loader.heartbeat_age:.0f} s"
     if loader.write_lock_held is not None and loader.write_lock_held > LEAK_AFTER_S:

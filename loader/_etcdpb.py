@@ -43,7 +43,7 @@ LeaseRevokeResponse header:1:Header
 LeaseTimeToLiveRequest ID:1:i keys:2:t
 LeaseTimeToLiveResponse header:1:Header ID:2:i TTL:3:i grantedTTL:4:i keys:5:b*
 StatusRequest
-StatusResponse header:1:Header version:2:s dbSize:3:i leader:4:u
+StatusResponse header:1:Header version:2:s dbSize:3:i leader:4:u errors:8:s*
 AuthenticateRequest name:1:s password:2:s
 AuthenticateResponse header:1:Header token:2:s
 AuthEnableRequest

@@ -65,20 +65,17 @@ def key_text(raw: bytes) -> str:
         return raw.decode(errors="backslashreplace") + "\ufffd"
 
 
-def _range(prefix: str) -> dict[str, bytes]:
-    raw = prefix.encode()
-    return {"key": raw or _ALL_KEYS, "range_end": prefix_end(raw)}
-
-
 class Watch:
     """A running watch, made by Etcd.watch. revision and cluster_id are those of the store when it was made.
 
     The revision must not be resumed from; it tells how far behind the watch starts.
     """
 
-    def __init__(self, channel: EtcdChannel, call: Any, created: Any) -> None:
+    def __init__(self, channel: EtcdChannel, call: Any, created: Any, skip: int = 0) -> None:
+        """skip: octets of each key that are the namespace."""
         self._channel = channel
         self._call = call
+        self._skip = skip
         self.revision: int = created.header.revision
         self.cluster_id: int = created.header.cluster_id
 
@@ -91,8 +88,11 @@ class Watch:
         response = await _read(self._channel, self._call)
         if response.canceled:
             raise _canceled(self._channel, response)
+        skip = self._skip
         return [
-            Delete(key_text(event.kv.key), event.kv.mod_revision) if event.type == EVENT_DELETE else _put(event.kv)
+            Delete(key_text(event.kv.key[skip:]), event.kv.mod_revision)
+            if event.type == EVENT_DELETE
+            else _put(event.kv, skip)
             for event in response.events
         ]
 
@@ -112,10 +112,24 @@ class Watch:
 
 
 class Etcd(EtcdChannel):
-    """An open channel and the calls on it. `async with Etcd(endpoint, options) as etcd:` opens and closes it."""
+    """An open channel and the calls on it. `async with Etcd(endpoint, options) as etcd:` opens and closes it.
 
-    def __init__(self, endpoint: str, options: ClientOptions | None = None) -> None:
+    A namespace stands before every key on the wire, and in no key on this side.
+    """
+
+    def __init__(self, endpoint: str, options: ClientOptions | None = None, namespace: str = "") -> None:
         super().__init__(endpoint, options or ClientOptions())
+        self._namespace = namespace.encode()
+
+    def _raw(self, key: str | bytes) -> bytes:
+        return self._namespace + (key.encode() if isinstance(key, str) else key)
+
+    def _range(self, prefix: str) -> dict[str, bytes]:
+        raw = self._raw(prefix)
+        return {"key": raw or _ALL_KEYS, "range_end": prefix_end(raw)}
+
+    def _put(self, kv: Any) -> Put:
+        return _put(kv, len(self._namespace))
 
     async def __aenter__(self) -> Etcd:
         await self.open()
@@ -131,7 +145,8 @@ class Etcd(EtcdChannel):
         first page's revision. Raises Compacted if that is compacted meanwhile; a page that is too large is asked for
         again in a smaller size. While a page is converted the next one is on its way.
         """
-        span = _range(prefix)
+        span = self._range(prefix)
+        skip = len(self._namespace)
         total = 0
         request: asyncio.Task[Any] | None = None
         try:
@@ -153,7 +168,7 @@ class Etcd(EtcdChannel):
                     span = {**span, "key": kvs[-1].key + b"\0"}
                     request = self._request_page(span, page_size, revision)
                 for start in range(0, max(1, len(kvs)), CHUNK):
-                    entries = [_put(kv) for kv in kvs[start : start + CHUNK]]
+                    entries = [_put(kv, skip) for kv in kvs[start : start + CHUNK]]
                     last = not more and start + CHUNK >= len(kvs)
                     yield Page(entries, revision, cluster_id, total, last)
                 if not more:
@@ -177,14 +192,14 @@ class Etcd(EtcdChannel):
         for last_try in (False, True):
             call = self.stream("Watch")
             try:
-                request = WatchRequest(create_request={**_range(prefix), "start_revision": start_revision})
+                request = WatchRequest(create_request={**self._range(prefix), "start_revision": start_revision})
                 with suppress(grpc.RpcError, asyncio.InvalidStateError):  # the read that follows tells why
                     await call.write(request)
                 async with asyncio.timeout(self.options.call_timeout):
                     response = await _read(self, call)
                     # "created" comes together with "canceled" when access is refused, and before it when compacted.
                     if not response.canceled:
-                        return Watch(self, call, response)
+                        return Watch(self, call, response, len(self._namespace))
             except TimeoutError:
                 call.cancel()
                 raise EtcdUnavailable(f"etcd {self.endpoint} does not answer to a watch") from None
@@ -210,27 +225,26 @@ class Etcd(EtcdChannel):
 
     async def get(self, key: str) -> Put | None:
         """One key, or None."""
-        response = await self.call("Range", key=key.encode())
-        return _put(response.kvs[0]) if response.kvs else None
+        response = await self.call("Range", key=self._raw(key))
+        return self._put(response.kvs[0]) if response.kvs else None
 
     async def put(self, key: str | bytes, value: bytes, lease: int = 0) -> int:
         """Write one key; returns its revision. After an EtcdUnavailable it may or may not have been written."""
-        raw = key.encode() if isinstance(key, str) else key
-        response = await self.call("Put", key=raw, value=value, lease=lease)
+        response = await self.call("Put", key=self._raw(key), value=value, lease=lease)
         return int(response.header.revision)
 
     async def delete(self, key: str) -> int:
         """Delete one key; returns the store's revision after it, whether the key existed or not."""
-        return int((await self.call("DeleteRange", key=key.encode())).header.revision)
+        return int((await self.call("DeleteRange", key=self._raw(key))).header.revision)
 
     async def delete_prefix(self, prefix: str) -> int:
         """Delete everything under prefix; returns the store's revision after it."""
-        return int((await self.call("DeleteRange", **_range(prefix))).header.revision)
+        return int((await self.call("DeleteRange", **self._range(prefix))).header.revision)
 
     async def transact(self, puts: Iterable[tuple[str, bytes]], deletes: Sequence[str] = ()) -> int:
         """Write and delete several keys in one revision (etcd takes 128 by default, no key twice); returns it."""
-        operations = [RequestOp(request_put={"key": key.encode(), "value": value}) for key, value in puts]
-        operations += [RequestOp(request_delete_range={"key": key.encode()}) for key in deletes]
+        operations = [RequestOp(request_put={"key": self._raw(key), "value": value}) for key, value in puts]
+        operations += [RequestOp(request_delete_range={"key": self._raw(key)}) for key in deletes]
         return int((await self.call("Txn", success=operations)).header.revision)
 
     async def compact(self, revision: int) -> None:
@@ -255,11 +269,17 @@ class Etcd(EtcdChannel):
         response = await self.call("Status")
         return response.version, response.header.cluster_id
 
+    async def alarms(self) -> list[str]:
+        """What this member knows to be wrong with its cluster, such as NOSPACE and CORRUPT; each once."""
+        response = await self.call("Status")
+        found = (error.rpartition("alarm:")[2].strip() for error in response.errors)
+        return sorted({alarm for alarm in found if alarm})
+
     async def add_user(self, name: str, password: str, prefix: str, permission: int = PERMISSION_READWRITE) -> None:
         """A user with a role of the same name that may use what is under prefix."""
         await self.call("UserAdd", name=name, password=password)
         await self.call("RoleAdd", name=name)
-        await self.call("RoleGrantPermission", name=name, perm={"permType": permission, **_range(prefix)})
+        await self.call("RoleGrantPermission", name=name, perm={"permType": permission, **self._range(prefix)})
         await self.call("UserGrantRole", user=name, role=name)
 
     async def enable_auth(self, root_password: str) -> None:
@@ -270,8 +290,8 @@ class Etcd(EtcdChannel):
         await self.call("AuthEnable")
 
 
-def _put(kv: Any) -> Put:
-    return Put(key_text(kv.key), kv.value, kv.mod_revision, kv.lease)
+def _put(kv: Any, skip: int) -> Put:
+    return Put(key_text(kv.key[skip:] if skip else kv.key), kv.value, kv.mod_revision, kv.lease)
 
 
 async def _read(channel: EtcdChannel, call: Any) -> Any:

@@ -16,13 +16,14 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from loader import mirror as m
 from loader.etcd import PAGE_SIZE, Etcd, Watch
 from loader.etcd_channel import AuthFailed, ClientOptions, Compacted, EtcdError, EtcdUnavailable, TooLarge
+from loader.etcd_discovery import RENEW_S, Members
 from loader.etcd_url import EtcdUrl
 from loader.model import Changes, Listing
 from shm.layout import LoaderState
@@ -37,6 +38,12 @@ _QUEUE = 32
 _LOOKS = 3
 #: Seconds without a watch after which the content counts as stale; moving on to the next endpoint is quicker.
 _STALE_AFTER = 3.0
+#: How often to ask a member for alarms, in seconds: a small call, answered from its memory.
+LOOK_EVERY_S = 10.0
+_ALARMED = (
+    "etcd has raised {}: changes are refused there until the cause is gone and `etcdctl alarm disarm` was called; "
+    "what it holds is served"
+)
 #: Seconds in which the same message is logged once.
 _LOG_AGAIN = 60.0
 
@@ -50,6 +57,9 @@ class SourceStatus:
     last_seen_ns  CLOCK_REALTIME of the last sign of life, 0 = none yet
     listed        keys read by the list that runs or ran last, of total
     relists       lists after the first; drift: differences that those beside a watch have found
+    alarms        what the cluster has raised, as in "NOSPACE"; told in error, too
+    event_ns      CLOCK_REALTIME of the watch's last event; progress_ns: of that, or of etcd's word that there is none to
+                  send; relisted_ns: of the last list that was compared in full. 0 = none yet
     """
 
     state: LoaderState
@@ -63,6 +73,10 @@ class SourceStatus:
     drift: int
     last_seen_ns: int
     error: str
+    alarms: str
+    event_ns: int
+    progress_ns: int
+    relisted_ns: int
 
 
 class EtcdSource:
@@ -80,16 +94,19 @@ class EtcdSource:
         self._url = url
         self._options = options
         self._chance = chance
-        self._mirror = m.Mirror(policy or m.Policy(endpoints=len(url.endpoints), relist_interval=relist_interval))
+        self._members = Members(url)
+        self._mirror = m.Mirror(
+            policy or m.Policy(endpoints=max(1, len(url.endpoints)), relist_interval=relist_interval)
+        )
         self._inbox: asyncio.Queue[tuple[str, int, m.Event]] = asyncio.Queue(_QUEUE)
         self._etcd: Etcd | None = None
         self._watch: Watch | None = None
-        self._tasks: dict[str, asyncio.Task[None]] = {}  # "connect", "list", "watch", "ping"
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # "connect", "list", "watch", "ping", "look", "renew"
         self._serial = 0  # of the task started last
         self._serials: dict[str, int] = {}  # of the tasks whose events count
         self._progress = (0, 0)
-        self._last_seen_ns = 0
-        self._error = ""
+        self._last_seen_ns = self._event_ns = self._progress_ns = 0
+        self._error = self._alarms = ""
         self._logged = ("", 0.0)
 
     def prime(self, listing: Listing, cluster_id: int, seen_ns: int) -> None:
@@ -103,7 +120,7 @@ class EtcdSource:
         mirror = self._mirror
         return SourceStatus(
             state=self._state(),
-            endpoint=self._url.endpoints[mirror.endpoint],
+            endpoint=self._endpoint(),
             cluster_id=mirror.content.cluster_id,
             revision=mirror.revision,
             keys=len(mirror.content.held),
@@ -112,8 +129,21 @@ class EtcdSource:
             relists=mirror.relists,
             drift=mirror.drift,
             last_seen_ns=self._last_seen_ns,
-            error=self._error,
+            error="; ".join(filter(None, (self._error, self._alarms and _ALARMED.format(self._alarms)))),
+            alarms=self._alarms,
+            event_ns=self._event_ns,
+            progress_ns=self._progress_ns,
+            relisted_ns=self._relisted_ns(),
         )
+
+    def _endpoint(self) -> str:
+        """The one that is in use, or that is tried next."""
+        endpoints = self._members.endpoints
+        return endpoints[self._mirror.endpoint % len(endpoints)] if endpoints else self._members.name
+
+    def _relisted_ns(self) -> int:
+        at = self._mirror.listed_at
+        return 0 if at is None else time.time_ns() - int((time.monotonic() - at) * 1e9)
 
     def _state(self) -> LoaderState:
         mirror = self._mirror
@@ -188,9 +218,12 @@ class EtcdSource:
         if event is None:
             return
         if not isinstance(event, m.Failed | m.Tick):
-            self._last_seen_ns = time.time_ns()
+            self._last_seen_ns = now_ns = time.time_ns()
             if isinstance(event, m.WatchRead):
                 self._error = ""
+                self._progress_ns = now_ns
+                if event.events:
+                    self._event_ns = now_ns
         for action in self._mirror.step(event, time.monotonic(), self._chance()):
             if isinstance(action, m.Emit):
                 pending.append(action.item)
@@ -199,10 +232,9 @@ class EtcdSource:
 
     async def _perform(self, action: m.Action) -> None:
         match action:
-            case m.Connect(endpoint):
+            case m.Connect():
                 await self._disconnect()
-                self._etcd = Etcd(self._url.endpoints[endpoint], self._options)
-                self._start("connect", self._connect(self._etcd))
+                self._start("connect", self._connect())
             case m.Disconnect():
                 await self._disconnect()
             case m.StartList(beside):
@@ -256,7 +288,7 @@ class EtcdSource:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _disconnect(self) -> None:
-        await self._drop("connect", "list", "watch", "ping")
+        await self._drop("connect", "list", "watch", "ping", "look", "renew")
         if self._etcd is not None:
             etcd, self._etcd = self._etcd, None
             await etcd.close()
@@ -283,9 +315,39 @@ class EtcdSource:
     async def _put(self, what: str, event: m.Event) -> None:
         await self._inbox.put((what, self._serials.get(what, 0), event))
 
-    async def _connect(self, etcd: Etcd) -> None:
+    async def _connect(self) -> None:
+        await self._members.before_connecting()
+        endpoint = self._endpoint()
+        self._mirror.set_endpoints(len(self._members.endpoints), self._members.endpoints.index(endpoint))
+        self._etcd = etcd = Etcd(endpoint, self._options, self._url.namespace)
         await etcd.open()
+        self._start("look", self._look_for_alarms(etcd))
+        if self._members.name:
+            self._start("renew", self._renew(endpoint))
         await self._put("connect", m.Connected())
+
+    async def _look_for_alarms(self, etcd: Etcd) -> None:
+        while True:
+            with suppress(EtcdError):  # the watch tells, too, if the connection is gone
+                alarms = ", ".join(await etcd.alarms())
+                if alarms != self._alarms:
+                    self._alarms = alarms
+                    text = f"etcd {etcd.endpoint}: " + (_ALARMED.format(alarms) if alarms else "the alarms are over")
+                    log.log(logging.WARNING if alarms else logging.INFO, "%s", text)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _renew(self, endpoint: str) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self._members.renew()
+            except EtcdUnavailable as error:
+                log.info("%s", error)
+                continue
+            endpoints = self._members.endpoints
+            if endpoint not in endpoints:
+                raise EtcdUnavailable(f"etcd {endpoint} is not among the SRV records {self._members.name} any more")
+            self._mirror.set_endpoints(len(endpoints), endpoints.index(endpoint))
 
     async def _list(self, etcd: Etcd, page_size: int) -> None:
         listed = 0

@@ -1,15 +1,23 @@
-"""Source URLs of the etcd kind: etcd://HOST:PORT[,HOST:PORT]/PREFIX?schema=skydns|records, and etcds:// for TLS."""
+"""Source URLs of the etcd kind: etcd://HOST:PORT[,HOST:PORT]/PREFIX?schema=skydns|records, and etcds:// for TLS.
+
+    etcd+srv://DOMAIN/PREFIX      endpoints from the SRV records of _etcd-client._tcp.DOMAIN
+    etcds+srv://DOMAIN/PREFIX     ... of _etcd-client-ssl._tcp.DOMAIN, with TLS
+    ?namespace=/team-a/           what stands before every key in etcd, as `etcd grpc-proxy --namespace` has it
+    ?resolver=ADDR:PORT           who is asked for SRV records, instead of /etc/resolv.conf
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 DEFAULT_PORT = 2379
 SCHEMAS = ("skydns", "records")
 SKYDNS_PREFIX = "/skydns"
-_PARAMETERS = ("schema",)
+_PARAMETERS = ("schema", "namespace", "resolver")
 _EXAMPLE = "expected etcd://HOST:PORT[,HOST:PORT]/PREFIX?schema=skydns|records (etcds:// for TLS)"
+_SCHEMES = ("etcd", "etcds", "etcd+srv", "etcds+srv")
 
 
 class EtcdUrlError(ValueError):
@@ -20,16 +28,22 @@ class EtcdUrlError(ValueError):
 class EtcdUrl:
     """Where to find the records.
 
-    endpoints  HOST:PORT each, IPv6 addresses in brackets; all of one cluster, tried in this order
+    endpoints  HOST:PORT each, IPv6 addresses in brackets; all of one cluster, tried in this order; none: see domain
     prefix     begins with a slash, has none at its end; the keys are those under prefix + "/"
     schema     how keys and values become records: one of SCHEMAS
     tls        etcds://
+    namespace  stands before every key in etcd, and in none that is shown; usually begins and ends with a slash
+    domain     whose SRV records name the endpoints (loader/etcd_discovery.py)
+    resolver   ADDR:PORT of who is asked for them; empty: as the system has it
     """
 
     endpoints: tuple[str, ...]
     prefix: str
     schema: str
     tls: bool
+    namespace: str = ""
+    domain: str = ""
+    resolver: str = ""
 
     @property
     def key_prefix(self) -> str:
@@ -39,7 +53,7 @@ class EtcdUrl:
 
 def is_etcd_url(text: str) -> bool:
     """Whether a --source is for etcd at all."""
-    return text.startswith(("etcd://", "etcds://"))
+    return text.startswith(tuple(f"{scheme}://" for scheme in _SCHEMES))
 
 
 def parse(text: str) -> EtcdUrl:
@@ -55,14 +69,12 @@ def parse(text: str) -> EtcdUrl:
         raise EtcdUrlError("a source URL takes no user and password: give them as settings (etcd user, password file)")
     if parts.fragment:
         raise fail(f"'#{parts.fragment}' has no meaning here (write %23 for a '#' in the prefix)")
-    endpoints = []
-    for endpoint in parts.netloc.split(","):
-        try:
-            endpoints.append(_endpoint(endpoint))
-        except ValueError as error:
-            raise fail(str(error)) from None
-    if len(set(endpoints)) < len(endpoints):
-        raise fail("the same endpoint is named twice")
+    by_name = parts.scheme.endswith("+srv")
+    try:
+        endpoints = () if by_name else _endpoints(parts.netloc)
+        domain = _domain(parts.netloc) if by_name else ""
+    except ValueError as error:
+        raise fail(str(error)) from None
     try:
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
@@ -70,9 +82,17 @@ def parse(text: str) -> EtcdUrl:
     unknown = sorted({name for name, _ in query} - set(_PARAMETERS))
     if unknown:
         raise fail(f"unknown parameter {', '.join(unknown)}, known: {', '.join(_PARAMETERS)}")
-    if len(query) > 1:
-        raise fail("schema is given twice")
-    schema = dict(query).get("schema", SCHEMAS[0])
+    given = dict(query)
+    if len(query) > len(given):
+        raise fail(f"{next(name for name, _ in query if [one for one, _ in query].count(name) > 1)} is given twice")
+    resolver = given.get("resolver", "")
+    if resolver and not by_name:
+        raise fail("a resolver is for etcd+srv://, which has SRV records to ask for")
+    try:
+        resolver = _resolver(resolver) if resolver else ""
+    except ValueError as error:
+        raise fail(str(error)) from None
+    schema = given.get("schema", SCHEMAS[0])
     if schema not in SCHEMAS:
         raise fail(f"unknown schema {schema!r}")
     prefix = unquote(parts.path).rstrip("/")
@@ -80,7 +100,30 @@ def parse(text: str) -> EtcdUrl:
         if schema != "skydns":
             raise fail(f"schema={schema} needs a prefix, for example /dns")
         prefix = SKYDNS_PREFIX
-    return EtcdUrl(tuple(endpoints), prefix, schema, parts.scheme == "etcds")
+    tls = parts.scheme.startswith("etcds")
+    return EtcdUrl(endpoints, prefix, schema, tls, given.get("namespace", ""), domain, resolver)
+
+
+def _endpoints(text: str) -> tuple[str, ...]:
+    endpoints = tuple(map(_endpoint, text.split(",")))
+    if len(set(endpoints)) < len(endpoints):
+        raise ValueError("the same endpoint is named twice")
+    return endpoints
+
+
+def _domain(text: str) -> str:
+    if not text or any(c in ",:[]" or c.isspace() for c in text):
+        raise ValueError(f"{text!r} is not one domain, whose SRV records name hosts and ports")
+    return text.rstrip(".")
+
+
+def _resolver(text: str) -> str:
+    endpoint = _endpoint(text if "[" in text or ":" in text else f"{text}:53")
+    try:
+        ip_address(endpoint.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        raise ValueError(f"the resolver is ADDR:PORT, not {text!r}") from None
+    return endpoint
 
 
 def _endpoint(text: str) -> str:

@@ -12,6 +12,7 @@ from loader import etcd_url, jsonlines, names, zonefile
 from loader.etcd import Etcd
 from loader.etcd_access import EtcdAccess, client_options
 from loader.etcd_channel import ClientOptions, EtcdError, EtcdUnavailable
+from loader.etcd_discovery import endpoints_of
 from loader.etcd_url import EtcdUrl
 from loader.exchange import powerdns, route53, written
 from loader.exchange.keys import Change, batches
@@ -113,8 +114,8 @@ class Place:
 
     async def __aenter__(self) -> Place:
         last: EtcdError | None = None
-        for endpoint in self.url.endpoints:
-            client = Etcd(endpoint, self.options)
+        for endpoint in await endpoints_of(self.url):
+            client = Etcd(endpoint, self.options, self.url.namespace)
             try:
                 await client.open()
                 self._client = client

@@ -19,7 +19,7 @@ from loader.feed import Feed, Update
 from loader.imaging import Imager
 from loader.publisher import ProgressBar, Publisher
 from loader.serials import live_serials
-from loader.sources import SourceSettings, feed_of
+from loader.sources import SourceSettings, feed_of, show_watches
 from loader.start import Restored
 from loader.zone import Zones
 from shm.board import Board
@@ -244,6 +244,7 @@ class _Loader:
         words.set("source_seen_ns", restored.seen_ns if restored else min(s.last_seen_ns for s in states))
         words.set("relists", sum(s.relists for s in states))
         words.set("drift", sum(s.drift for s in states))
+        show_watches(words, states)
         notes = [f"{url}: {s.error}" for url, s in zip(self._settings.source, states, strict=True) if s.error]
         notes += [restored.note()] if restored else []
         notes += [self._imager.error] if self._imager and self._imager.error else []

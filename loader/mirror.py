@@ -20,7 +20,7 @@ Invariants (tests/etcd/test_mirror.py checks them against a simulated store)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from loader.mirror_content import Comparison, Content, Result
@@ -198,6 +198,7 @@ class Mirror:
     comparison: Comparison | None = None
     relist_at: float = 0.0
     relists: int = 0
+    listed_at: float | None = None  # when a list was last compared in full
     drift: int = 0
     watching: bool = False  # the server has confirmed the watch
     answered: bool = False  # it has answered a ping, so it is not catching up
@@ -215,6 +216,11 @@ class Mirror:
         """Go on from a listing that was kept: watch from its revision, and list only if etcd no longer has that."""
         self.content.prime(listing, cluster_id)
         self.listed, self.gap = True, False
+
+    def set_endpoints(self, count: int, current: int) -> None:
+        """There are so many endpoints now, at least 1, and the one in use has this number."""
+        self.policy = replace(self.policy, endpoints=count)
+        self.endpoint = current
 
     def step(self, event: Event, now: float, chance: float = 0.5) -> list[Action]:
         """Take one event at monotonic time now (seconds); chance is a random number in [0, 1) for this step."""
@@ -324,6 +330,7 @@ class Mirror:
             self.settle_at = now + self.policy.settle
             return []
         self.comparison = self.settle_at = None
+        self.listed_at = now
         self.relist_at = now + self.policy.relist_interval * (0.95 + chance / 10)
         actions = self._emit(result)
         if self.phase is Phase.LISTING:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Protocol
 
 from loader import etcd_url, last_good
 from loader.etcd_access import EtcdAccess, client_options
-from loader.etcd_source import EtcdSource
-from loader.feed import Feed, etcd_feed
+from loader.etcd_source import EtcdSource, SourceStatus
+from loader.feed import Feed, FeedStatus, etcd_feed
 from loader.files import FileSource
 from loader.kept_source import KeptSource
 from loader.skydns import Semantics
 from loader.skydns_feed import SkydnsFeed
 from loader.snapshot import Refuses, Snapshot
+from shm.board import WordView
 
 
 class SourceSettings(EtcdAccess, Protocol):
@@ -53,3 +55,13 @@ def _snapshot(settings: SourceSettings, url: str, refuses: Refuses | None) -> Sn
     assert settings.state_dir is not None
     number = zlib.crc32(url.encode())
     return Snapshot(settings.state_dir / f"{settings.instance}-{number:08x}.sqlite", url, refuses)
+
+
+def show_watches(words: WordView, states: Iterable[FeedStatus]) -> None:
+    """How the watches of all etcd sources are, to the board: the last event of any, the oldest of what each should do
+    again and again."""
+    etcd = [state for state in states if isinstance(state, SourceStatus)]
+    words.set("watch_event_ns", max((state.event_ns for state in etcd), default=0))
+    words.set("watch_progress_ns", min((state.progress_ns for state in etcd), default=0))
+    words.set("relisted_ns", min((state.relisted_ns for state in etcd), default=0))
+    words.set("source_alarms", sum(bool(state.alarms) for state in etcd))

@@ -221,9 +221,22 @@ def _loader(board: Board) -> Iterator[Metric]:
             "Age of the loader's heartbeat.",
             (clock - words["loader_heartbeat_ns"]) / 1e9 if words["loader_heartbeat_ns"] else float("nan"),
         ),
-        "standoff_source_age_seconds": (
-            "Since the source's last sign of life.",
-            max(0.0, now - words["source_seen_ns"] / 1e9) if words["source_seen_ns"] else float("nan"),
+        "standoff_source_age_seconds": ("Since the source's last sign of life.", _since(now, words["source_seen_ns"])),
+        "standoff_watch_event_age_seconds": (
+            "Since the last event of a watch of etcd.",
+            _since(now, words["watch_event_ns"]),
+        ),
+        "standoff_watch_progress_age_seconds": (
+            "Since etcd last sent an event or said that there is none to send.",
+            _since(now, words["watch_progress_ns"]),
+        ),
+        "standoff_relist_age_seconds": (
+            "Since the last list of etcd that was compared in full.",
+            _since(now, words["relisted_ns"]),
+        ),
+        "standoff_source_alarms": (
+            "etcd sources that have raised an alarm (NOSPACE, CORRUPT).",
+            words["source_alarms"],
         ),
         "standoff_table_generation": ("Generation of the live table.", board.live >> 1),
         "standoff_table_revision": ("Source revision of the live table.", words["revision"]),
@@ -248,6 +261,11 @@ def _loader(board: Board) -> Iterator[Metric]:
     }
     for name, (help_, word) in counters.items():
         yield CounterMetricFamily(name, help_, value=words[word])
+
+
+def _since(now: float, then_ns: int) -> float:
+    """Seconds; NaN: never."""
+    return max(0.0, now - then_ns / 1e9) if then_ns else float("nan")
 
 
 def _supervisor(board: Board) -> Iterator[Metric]:

@@ -112,7 +112,7 @@ LOADER_WORDS = _words(
     "write_wait_since_ns",  # CLOCK_MONOTONIC, 0 = nobody waits
     "kept",  # rejects that go on with their last good value
     "watch_event_ns",  # CLOCK_REALTIME of the last event of a watch, 0 = none yet
-    "watch_progress_ns",  # CLOCK_REALTIME when etcd last confirmed that a watch lacks nothing
+    "watch_progress_ns",  # CLOCK_REALTIME of that, or of etcd's word that there is none to send
     "relisted_ns",  # CLOCK_REALTIME of the last list compared in full
     "source_alarms",  # sources that have raised one: etcd's NOSPACE, CORRUPT
 )

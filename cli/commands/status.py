@@ -88,7 +88,10 @@ def _parts(status: Status) -> RenderableType:
     table.add_row("", f"{loader.names} names from {loader.keys} keys, {loader.table_bytes / 2**20:.1f} MiB a table")
     kept = f" ({loader.kept} keep their last good value)" if loader.kept else ""
     table.add_row("", f"{loader.rejects} keys rejected{kept}")
-    table.add_row("", f"{loader.relists} re-lists, {loader.drift} differences found")
+    if loader.progress_age is not None or loader.relist_age is not None:
+        table.add_row("", f"watch: last event {ago(loader.event_age)}, progress confirmed {ago(loader.progress_age)}")
+    last = "" if loader.relist_age is None else f", the last list {ago(loader.relist_age)}"
+    table.add_row("", f"{loader.relists} re-lists{last}, {loader.drift} differences found")
     if loader.note:
         from rich.text import Text
 

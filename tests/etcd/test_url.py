@@ -15,6 +15,16 @@ from loader.etcd_url import EtcdUrl, EtcdUrlError, is_etcd_url, parse
         ("etcd://a:1,b:2/x/y/?schema=records", EtcdUrl(("a:1", "b:2"), "/x/y", "records", False)),
         ("etcds://[::1]:4,127.0.0.1/z", EtcdUrl(("[::1]:4", "127.0.0.1:2379"), "/z", "skydns", True)),
         ("etcd://a/a%20b%23?schema=skydns", EtcdUrl(("a:2379",), "/a b#", "skydns", False)),
+        ("etcd://a/p?namespace=/team-a/", EtcdUrl(("a:2379",), "/p", "skydns", False, namespace="/team-a/")),
+        ("etcd+srv://example.org./p", EtcdUrl((), "/p", "skydns", False, domain="example.org")),
+        (
+            "etcds+srv://example.org/p?schema=records&resolver=[::1]:5300",
+            EtcdUrl((), "/p", "records", True, domain="example.org", resolver="[::1]:5300"),
+        ),
+        (
+            "etcd+srv://example.org?resolver=192.0.2.1",
+            EtcdUrl((), "/skydns", "skydns", False, domain="example.org", resolver="192.0.2.1:53"),
+        ),
     ],
 )
 def test_good(text: str, expected: EtcdUrl) -> None:
@@ -38,6 +48,11 @@ def test_good(text: str, expected: EtcdUrl) -> None:
         ("etcd://a/p?schema=skydns&schema=records", "given twice"),
         ("etcd://a/p#x", "has no meaning here"),
         ("etcd://a?schema=records", "needs a prefix"),
+        ("etcd://a/p?resolver=192.0.2.1", "a resolver is for etcd+srv://"),
+        ("etcd+srv://a,b/p", "not one domain"),
+        ("etcd+srv://a:2379/p", "not one domain"),
+        ("etcd+srv://a/p?resolver=ns.example", "the resolver is ADDR:PORT"),
+        ("etcd+srv://a/p?namespace=a&namespace=b", "namespace is given twice"),
     ],
 )
 def test_bad(text: str, complaint: str) -> None:
