@@ -1,4 +1,4 @@
-"""Does what cli/tree.py decides: forks the children of `standoff run`, waits, signals, ends. Parent process."""
+"""Does what cli/tree.py decides: forks the children of `standoff run` or `load`, waits, ends. In the parent."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cli import tree as policy
 from cli.output import message
-from cli.tree import Announce, Exited, Finish, Kill, Ready, Say, Start, Stop, StopAsked, Stuck, Tick
+from cli.tree import Announce, Exited, Finish, Kill, Promote, Ready, Say, Start, Stop, StopAsked, Tick
 from shm.errors import StandoffError
 
 log = logging.getLogger(__name__)
 
 #: How often to look whether the service is ready: soon enough that a person does not wait for it.
 READY_POLL_S = 0.05
-#: How often to look whether a child is stuck: a tenth of what makes it so.
-WATCH_S = 0.1
 PR_SET_PDEATHSIG = 1  # linux/prctl.h, as the next
 PR_SET_CHILD_SUBREAPER = 36
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -32,16 +31,45 @@ HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 Entry = Callable[[], int]
 
 
+class Watch(Protocol):
+    """Looks at the children from outside."""
+
+    @property
+    def pace_s(self) -> float:
+        """When to look again."""
+        ...
+
+    def look(self, pids: Mapping[str, int]) -> list[policy.Event]:
+        """What is to be said of the children with these pids."""
+        ...
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """`is_ready` is asked until it says yes; `announce` then tells people.
+    """What differs between trees.
 
-    `stuck` is asked all the time with the pids by name: (name, why) of a child that stands still, or None.
+    is_ready  is asked until it says yes
+    announce  then tells people
+    watch     looks at the children all the time
+    prepare   is called with a child's name right before its fork: what is imported there, it need not import itself
+    become    is called in a child right after its fork
+    beat      is called in every turn, at least as often as `watch` wants to look
+    say       tells people what happens
+    stopping  is called when the tree begins to stop
     """
 
     is_ready: Callable[[], bool]
     announce: Callable[[], None]
-    stuck: Callable[[Mapping[str, int]], tuple[str, str] | None] | None = None
+    watch: Watch | None = None
+    prepare: Callable[[str], None] = _nothing
+    become: Callable[[], None] = _nothing
+    beat: Callable[[], None] = _nothing
+    say: Callable[[str], None] = message
+    stopping: Callable[[], None] = _nothing
 
 
 class Foreground:
@@ -52,6 +80,7 @@ class Foreground:
         self._hooks = hooks
         self._stop_timeout = stop_timeout
         self._pids: dict[str, int] = {}
+        self._spares: dict[str, int] = {}
         self._signals: list[int] = []
         self._finished: int | None = None
         self._on_terminal = sys.stderr.isatty()
@@ -79,50 +108,64 @@ class Foreground:
             return READY_POLL_S
         wake_at = self._tree.wake_at()
         patience = None if wake_at is None else max(0.0, wake_at - time.monotonic())
-        if self._hooks.stuck is None:
+        if self._hooks.watch is None:
             return patience
-        return WATCH_S if patience is None else min(WATCH_S, patience)
+        pace = self._hooks.watch.pace_s
+        return pace if patience is None else min(pace, patience)
 
     def _turn(self) -> None:
         while self._signals:
             self._signal(self._signals.pop(0))
         for pid, status in _reap():
-            for name in [name for name, known in self._pids.items() if known == pid]:
-                del self._pids[name]
-                self._happen(Exited(name, os.waitstatus_to_exitcode(status)))
+            for spare, pids in ((False, self._pids), (True, self._spares)):
+                for name in [name for name, known in pids.items() if known == pid]:
+                    del pids[name]
+                    self._happen(Exited(name, os.waitstatus_to_exitcode(status), spare))
         self._happen(Tick())
-        found = self._hooks.stuck(self._pids) if self._hooks.stuck is not None else None
-        if found is not None:
-            self._happen(Stuck(*found))
+        for event in self._hooks.watch.look(self._pids) if self._hooks.watch is not None else ():
+            self._happen(event)
+        self._hooks.beat()
         if self._tree.phase is policy.Phase.STARTING and self._hooks.is_ready():
             self._happen(Ready())
 
     def _signal(self, number: int) -> None:
         # SIGHUP on a terminal says that it is gone; from anywhere else, that somebody expects a reload.
         if number == signal.SIGHUP and not self._on_terminal:
-            message("SIGHUP: nothing to reload; changed settings need a restart")
+            self._hooks.say("SIGHUP: nothing to reload; changed settings need a restart")
         else:
             self._happen(StopAsked())
 
     def _happen(self, event: policy.Event) -> None:
+        before = self._tree.phase
         self._tree, actions = policy.decide(self._tree, event, time.monotonic())
+        if self._tree.phase is policy.Phase.STOPPING is not before:
+            self._hooks.stopping()
         self._do(actions)
 
     def _do(self, actions: list[policy.Action]) -> None:
         for action in actions:
             match action:
-                case Start(name):
-                    self._pids[name] = _fork(self._entries[name])
-                case Stop(name):
-                    os.kill(self._pids[name], signal.SIGTERM)
-                case Kill(name):
-                    _kill_group(self._pids[name])
+                case Start(name, spare):
+                    self._start(name, spare)
+                case Stop(name, spare):
+                    os.kill(self._kin(spare)[name], signal.SIGTERM)
+                case Kill(name, spare):
+                    _kill_group(self._kin(spare)[name])
+                case Promote(name):
+                    self._pids[name] = self._spares.pop(name)
                 case Say(text):
-                    message(text)
+                    self._hooks.say(text)
                 case Announce():
                     self._hooks.announce()
                 case Finish(status):
                     self._finished = status
+
+    def _kin(self, spare: bool) -> dict[str, int]:
+        return self._spares if spare else self._pids
+
+    def _start(self, name: str, spare: bool) -> None:
+        self._hooks.prepare(name)
+        self._kin(spare)[name] = _fork(self._entries[name], self._hooks.become)
 
 
 def _kill_group(pid: int) -> None:
@@ -165,7 +208,7 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _fork(entry: Entry) -> int:
+def _fork(entry: Entry, become: Callable[[], None]) -> int:
     """Run `entry` in a child that leads a session of its own: what the terminal sends reaches only the parent."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -179,6 +222,7 @@ def _fork(entry: Entry) -> int:
     status = 1
     try:
         _become_child(parent)
+        become()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         status = entry()
     except SystemExit as stop:
@@ -186,7 +230,7 @@ def _fork(entry: Entry) -> int:
     except StandoffError as error:
         log.error("%s", error)
     except BaseException:
-        log.exception("a child of standoff run failed")
+        log.exception("a child failed")
     finally:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):

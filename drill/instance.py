@@ -118,7 +118,10 @@ class Swaps(threading.Thread):
 
 
 class Instance:
-    """`standoff run` on a source of its own. `close` leaves nothing: no process, no shared memory, no file."""
+    """`standoff run` on a source of its own, or `serve` and `load` if `apart`.
+
+    `close` leaves nothing: no process, no shared memory, no file.
+    """
 
     def __init__(
         self,
@@ -128,6 +131,7 @@ class Instance:
         source: str = "",
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        apart: bool = False,
     ) -> None:
         self.name = f"drill-{os.getpid()}-{next(_numbers)}"
         self.workers, self.port, self.version = workers, free_port(), 0
@@ -138,21 +142,23 @@ class Instance:
         self._empty = self._folder / "empty.toml"
         self._empty.touch()
         self._source = source or f"file:{self._zone}"
-        self._options = options
         self._environment = {"STANDOFF_FAULTS": "1", **(environment or {})}
         self._board: Board | None = None
         self._swaps: Swaps | None = None
         self.write_version(1)
         remove_instance(self.name)  # of a drill that had our pid and was killed
-        self._process = self._start()
+        serving = [
+            "--listen", f"127.0.0.1:{self.port}", "--workers", str(self.workers), "--drain-timeout", "0.2", *options
+        ]  # fmt: skip
+        loading = ["--source", self._source, "--zone", ZONE]
+        commands = {"serve": serving, "load": loading} if apart else {"run": [*serving, *loading]}
+        self.processes = {command: self._start(command, options) for command, options in commands.items()}
 
-    def _start(self) -> Any:
-        with self._log.open("wb") as log:
+    def _start(self, command: str, options: Sequence[str]) -> Any:
+        with self._log.open("ab") as log:
             return launch(
-                "cli.main", "run", "--config", str(self._empty), "--instance", self.name, "--log-format", "json",
-                "--listen", f"127.0.0.1:{self.port}", "--workers", str(self.workers), "--drain-timeout", "0.2",
-                "--runtime-dir", str(self._folder / "run"), "--source", self._source, "--zone", ZONE,
-                *self._options,
+                "cli.main", command, "--config", str(self._empty), "--instance", self.name, "--log-format", "json",
+                "--runtime-dir", str(self._folder / "run"), *options,
                 signal_=signal.SIGTERM, environment=self._environment, stdout=log, stderr=log,
             )  # fmt: skip
 
@@ -160,7 +166,7 @@ class Instance:
         """Every worker answers from a table."""
 
         def ready() -> bool:
-            if self._process.poll() is not None:
+            if any(process.poll() is not None for process in self.processes.values()):
                 raise DrillFailed(f"the throw-away instance ended: {self._log.read_text(errors='replace')[-600:]}")
             return self.all_answer()
 
@@ -249,17 +255,20 @@ class Instance:
         """Stop everything, by force if need be."""
         if self._swaps is not None:
             self._swaps.stop()
-        family = _family(self._process.pid)
+        family = {pid: born for process in self.processes.values() for pid, born in _family(process.pid).items()}
         for pid in family:
             _signal(pid, signal.SIGCONT)  # the stopped cannot leave
-        self._process.terminate()
+        for process in self.processes.values():
+            process.terminate()
         with suppress(Exception):
-            self._process.wait(8.0)
+            for process in self.processes.values():
+                process.wait(8.0)
         for pid, born in family.items():
             if _born(pid) == born:
                 _signal(pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.wait()
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
         if self._board is not None:
             self._board.close()
         remove_instance(self.name)

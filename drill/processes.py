@@ -112,7 +112,7 @@ def stopped_loader(scene: Scene) -> None:
     scene.pause(0.7)
     seen = scene.saw(client)
     scene.check_clients(seen, versions=ours.version)
-    scene.check_publish(seen, swap, limit_s=LONGEST_SUCCESSION_S)
+    scene.check_publish(seen, swap)
     scene.check_reported(ours, "the loader that stays inside", pid, "stopped by a signal")
     past = sum(slot.get("past_gate") for slot in ours.board.workers())
     scene.check("each reader goes past its gate once", past == len(list(ours.board.workers())), f"{past} times")

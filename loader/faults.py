@@ -15,8 +15,9 @@ from shm.tables import TableWriter
 SIGNALS = {
     signal.SIGRTMIN + 1: "stopped-inside",
     signal.SIGRTMIN + 2: "killed-inside",
+    signal.SIGRTMIN + 3: "stuck-inside",
+    signal.SIGRTMIN + 4: "blocked-inside",
 }
-_ENDS = {"stopped-inside": signal.SIGSTOP, "killed-inside": signal.SIGKILL}
 
 
 def signal_of(fault: str) -> int:
@@ -32,9 +33,22 @@ def arm(writer: TableWriter) -> None:
 
     def faulty_store(live: int) -> None:
         if asked:
-            os.kill(os.getpid(), _ENDS[asked.pop()])
+            _commit(asked.pop())
         store(live)
 
     lock.store = faulty_store  # type: ignore[method-assign]
     for number, fault in SIGNALS.items():
         signal.signal(number, lambda _number, _frame, fault=fault: asked.append(fault))  # type: ignore[misc]
+
+
+def _commit(fault: str) -> None:
+    if fault == "stopped-inside":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif fault == "killed-inside":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif fault == "stuck-inside":
+        while True:
+            pass
+    elif fault == "blocked-inside":
+        reader, _writer = os.pipe()
+        os.read(reader, 1)

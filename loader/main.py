@@ -31,8 +31,12 @@ from shm.tables import TableWriter, remove_leftovers
 
 log = logging.getLogger(__name__)
 
-#: How often a standby asks whether the loader is gone, and the loader shows a sign of life.
-STANDBY_POLL_S = 0.1
+#: How often a standby asks whether the loader is gone: a system call of microseconds, while changes wait.
+STANDBY_POLL_S = 0.02
+#: A standby for this long tells systemd that it is ready. One that is to replace a loader which stands still, and may
+#: yet go on, is not worth telling.
+STANDBY_TOLD_S = 1.0
+#: How often the loader shows a sign of life.
 BEAT_S = 0.1
 #: How often what is wrong with keys is looked through and logged.
 TELL_S = 1.0
@@ -129,11 +133,13 @@ class _Loader:
 
     async def _acquire(self, lock: LockFile) -> bool:
         """Become the one writer, as a standby for as long as it takes. False if told to stop meanwhile."""
-        waited = False
+        waited, since, told = False, time.monotonic(), False
         while not lock.try_acquire():
             if not waited:
                 waited = True
                 log.info("standby: another loader holds %s; taking over when it ends", lock.path)
+            if not told and time.monotonic() - since > STANDBY_TOLD_S:
+                told = True
                 notify(READY="1", STATUS="standby: another loader is at work")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), STANDBY_POLL_S)

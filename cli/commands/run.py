@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cli import logs, output, tree
 from cli.commands import need_source
+from cli.commands.load import preload, prepare, run_loader
 from cli.foreground import Foreground, Hooks
 from cli.options import command as make_command
 from cli.options import json_option
@@ -44,29 +45,32 @@ def command(settings: Settings, as_json: bool) -> int:
 
     lock = _claim(settings)
     logs.set_up(settings.log_level, settings.log_format, "run")
+    from cli.herald import Herald
     from cli.loaderwatch import LoaderWatch
+
+    herald = Herald()
+
+    def ready() -> None:
+        herald.announce()
+        announce(settings, as_json)
+        preload()
 
     hooks = Hooks(
         is_ready=functools.partial(is_ready, settings.instance),
-        announce=functools.partial(announce, settings, as_json),
-        stuck=LoaderWatch(settings.instance).stuck,
+        announce=ready,
+        watch=LoaderWatch(settings.instance),
+        prepare=prepare,
+        become=herald.become,
+        beat=herald.beat,
+        stopping=herald.stopping,
     )
-    entries = {"loader": functools.partial(_load, settings), "server": functools.partial(_serve, settings)}
+    # The server first: `prepare` imports what only loaders need.
+    entries = {"server": functools.partial(_serve, settings), "loader": functools.partial(run_loader, settings)}
     try:
         return Foreground(entries, settings.drain_timeout + tree.STOP_MARGIN_S, hooks).run()
     finally:
         remove_instance(settings.instance)
         lock.release()
-
-
-def _load(settings: Settings) -> int:
-    """In the child."""
-    from cli.progress import Progress
-
-    logs.set_up(settings.log_level, settings.log_format, "loader")
-    from loader.start import load
-
-    return load(settings, progress=Progress())
 
 
 def _serve(settings: Settings) -> int:

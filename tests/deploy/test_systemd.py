@@ -273,6 +273,22 @@ def test_a_killed_main_process_comes_back_and_costs_no_answer(running: Machine, 
         comes_back(running, unit, killed)
 
 
+def test_a_loader_that_dies_is_replaced_within_its_unit(running: Machine) -> None:
+    unit = running.main_pid(LOADER)
+
+    def children() -> list[str]:
+        return running.run("ps", "-o", "pid=", "--ppid", str(unit), check=False).stdout.split()
+
+    (loader,) = children()
+    restarts = running.show(LOADER, "NRestarts")
+    with every_query_answered(running):
+        running.run("kill", f"-{signal.SIGKILL.value}", loader)
+        running.eventually(lambda: children() not in ([], [loader]), "another loader")
+    assert running.main_pid(LOADER) == unit
+    assert running.show(LOADER, "NRestarts") == restarts
+    assert running.show(LOADER, "StatusText") == "a table is published"
+
+
 def test_the_watchdog_replaces_a_supervisor_that_hangs(running: Machine) -> None:
     """SIGSTOP is what a hang looks like from outside: READY was sent, and nothing follows."""
     stopped = running.main_pid(SERVER)

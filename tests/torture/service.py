@@ -51,8 +51,18 @@ class Part:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def loader_pid(self) -> int:
+        """Of `standoff load`: the child that does the work; 0 while there is none."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return int(children[0]) if children else 0
+
     def kill(self) -> None:
+        """SIGKILL; to a loader and its parent at once."""
+        loader = self.loader_pid if self.command == "load" else 0
         self.process.kill()
+        if loader:
+            os.kill(loader, signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> int:

@@ -119,9 +119,8 @@ class Loaders:
         return bool(loader) and loader != self._killed and published
 
     def replace(self) -> None:
-        """The one at work has been killed: the standby takes over, another waits in its place."""
+        """The one at work has been killed: the standby takes over, and its parent starts another standby."""
         self._killed = self._service.board.loader.get("loader_pid")
-        self._service.start_loader()
 
 
 def check_losses(answers: Answers, killer: Killer) -> None:

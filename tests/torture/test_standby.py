@@ -42,15 +42,15 @@ def test_a_standby_takes_over_within_a_second(
     board = service.board
     took = []
     for _ in range(DEATHS):
-        assert service.loader_pid == loaders[-1].pid
+        assert service.loader_pid == loaders[-1].loader_pid
         loaders.append(service.start_loader())
         wait_for("a standby waits", lambda: service.said().count("standby: another loader holds") == len(loaders) - 1)
-        assert service.loader_pid == loaders[-2].pid, "a standby does not write"
+        assert service.loader_pid == loaders[-2].loader_pid, "a standby does not write"
         loaders[-2].kill()
         generation, killed = board.live >> 1, time.monotonic_ns()
         wait_for("a new table is published", partial(passed, service, generation))
         took.append((time.monotonic_ns() - killed) / 1e9)
-        assert service.loader_pid == loaders[-1].pid
+        assert service.loader_pid == loaders[-1].loader_pid
         wait_for("swaps go on", partial(passed, service, generation + 20))
     changer.stop()
     last = changer.one()
@@ -79,4 +79,4 @@ def test_a_standby_that_is_told_to_leave_leaves(service: Service) -> None:
     standby = service.start_loader()
     wait_for("a standby waits", lambda: "standby: another loader holds" in service.said())
     assert standby.stop() == 0
-    assert service.loader_pid == first.pid
+    assert service.loader_pid == first.loader_pid

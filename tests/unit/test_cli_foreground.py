@@ -35,8 +35,20 @@ def stubborn():
     while True:
         time.sleep(10)
 
-def run(ready=lambda: True, stop_timeout=20.0, **entries):
-    sys.exit(Foreground(entries, stop_timeout, Hooks(ready, lambda: say("ready"))).run())
+def run(ready=lambda: True, stop_timeout=20.0, hooks={}, **entries):
+    sys.exit(Foreground(entries, stop_timeout, Hooks(ready, lambda: say("ready"), **hooks)).run())
+
+class Script:
+    # Says what is told it at SIGUSR1, one event at a time.
+    pace_s = 0.02
+    def __init__(self, *events):
+        self.events, self.due = list(events), 0
+        signal.signal(signal.SIGUSR1, self.next)
+    def next(self, *_):
+        self.due += 1
+    def look(self, pids):
+        due, self.due = self.due, 0
+        return [self.events.pop(0) for _ in range(due)]
 """
 
 
@@ -211,3 +223,62 @@ def test_a_hangup_without_a_terminal_stops_nothing() -> None:
         running.line("standoff: SIGHUP: nothing to reload")
         running.signal(signal.SIGTERM)
         assert running.end()[0] == 0
+
+
+def test_what_is_prepared_in_the_parent_is_there_in_the_child() -> None:
+    with tree(
+        """
+        made = []
+        def prepare(name):
+            made.append(name)
+        def loader():
+            say(f"loader has {made} {os.getppid()}")
+            return idle()
+        run(loader=loader, server=idle, hooks={"prepare": prepare, "become": lambda: made.append("become")})
+        """
+    ) as running:
+        assert running.line("loader has ") == f"['loader', 'become'] {running.process.pid}"
+
+
+SPARES = """
+from cli.tree import Slow, Moving, Stuck
+run(loader=idle, hooks={"watch": Script(Slow("loader"), %s)})
+"""
+
+
+def test_a_spare_is_started_and_ends_when_it_is_not_needed() -> None:
+    with tree(SPARES % 'Moving("loader")') as running:
+        first = int(running.line("idle "))
+        running.line("ready")
+        running.signal(signal.SIGUSR1)
+        spare = int(running.line("idle "))
+        running.signal(signal.SIGUSR1)
+        running.line("graceful")
+        assert is_gone(spare)
+        assert not is_gone(first, 0.0)
+
+
+def test_a_spare_takes_over_at_once() -> None:
+    with tree(SPARES % 'Stuck("loader", "stands still")') as running:
+        first = int(running.line("idle "))
+        running.line("ready")
+        running.signal(signal.SIGUSR1)
+        spare = int(running.line("idle "))
+        running.signal(signal.SIGUSR1)
+        running.line("standoff: the loader stands still: replacing it")
+        running.line("standoff: the loader was killed by signal 9; its spare takes over")
+        assert is_gone(first)
+        os.kill(spare, signal.SIGKILL)
+        running.line("standoff: the loader was killed by signal 9; starting it again")
+        running.line("idle ")
+
+
+def test_a_stop_reaches_the_spare_as_well() -> None:
+    with tree(SPARES % "") as running:
+        running.line("idle ")
+        running.line("ready")
+        running.signal(signal.SIGUSR1)
+        running.line("idle ")
+        running.signal(signal.SIGTERM)
+        status, text = running.end()
+    assert (status, text.count("graceful")) == (0, 2)

@@ -153,10 +153,11 @@ def part(name, **known):
             time.sleep(10)
     return main
 
-for name, entry in (("server", "serve"), ("loader", "load")):
-    module = types.ModuleType(f"{name}.main")
-    setattr(module, entry, part(name))
-    sys.modules[f"{name}.main"] = module
+for path, entry in (("server.main", "serve"), ("loader.start", "load")):
+    module = types.ModuleType(path)
+    setattr(module, entry, part(path.split(".")[0]))
+    sys.modules[path] = module
+sys.modules["loader.main"] = types.ModuleType("loader.main")
 from cli.commands import run
 from shm.segment import Names
 run.is_ready = lambda instance: Names(instance).lock("ready").touch() is None
