@@ -25,6 +25,7 @@ from cli.rows import (
     GROUPS,
     LOADING,
     LOGGING,
+    PAST,
     READING,
     SOURCES,
     Setting,
@@ -35,6 +36,8 @@ from cli.serving_rows import Serving
 
 #: Read when neither --config nor STANDOFF_CONFIG is given, if it exists.
 DEFAULT_CONFIG = Path("/etc/standoff/standoff.toml")
+#: Where the loader keeps what it needs after a restart, if it may write there and systemd says nothing else.
+STATE_FOLDER = Path("/var/lib/standoff")
 
 
 def runtime_folders() -> list[Path]:
@@ -56,7 +59,7 @@ def default_runtime_dir() -> Path:
 def default_state_dir() -> Path | None:
     """Where systemd says, else /var/lib/standoff if we may write there, else none."""
     given = os.environ.get("STATE_DIRECTORY")
-    folder = Path(given.partition(":")[0]) if given else Path("/var/lib/standoff")
+    folder = Path(given.partition(":")[0]) if given else STATE_FOLDER
     return folder if given or os.access(folder, os.W_OK) else None
 
 
@@ -101,9 +104,9 @@ class Settings(Serving, frozen=True, kw_only=True):
     state_dir: Annotated[
         Path | None,
         row(
-            "Keep the last good copy of each etcd source in this folder, and an image of the table, to start from; "
-            "empty: keep none.",
-            SOURCES, LOADING, form=values.FOLDER_OR_NONE,
+            "Keep in this folder the last good copy of each etcd source and an image of the table, to start from, and "
+            "the history; empty: keep none.",
+            SOURCES, LOADING | PAST, form=values.FOLDER_OR_NONE,
             default_text="$STATE_DIRECTORY, or /var/lib/standoff if writable, else none",
         ),
     ] = msgspec.field(default_factory=default_state_dir)  # fmt: skip
@@ -115,6 +118,21 @@ class Settings(Serving, frozen=True, kw_only=True):
             SOURCES, LOADING, unit="seconds", ge=0, le=86400,
         ),
     ] = 300.0  # fmt: skip
+    history: Annotated[
+        int,
+        row(
+            "Keep so many of the last changes to the table in state_dir, for `standoff history`, `diff`, `rollback`. "
+            "0: none.",
+            SOURCES, LOADING, unit="entries", ge=0, le=100000,
+        ),
+    ] = 1000  # fmt: skip
+    history_size: Annotated[
+        int,
+        row(
+            "Disk for the history; the oldest changes go first.",
+            SOURCES, LOADING, unit="MiB", ge=1, le=100000,
+        ),
+    ] = 256  # fmt: skip
     default_ttl: Annotated[
         int,
         row("TTL of records that give none.", SOURCES, LOADING | {"export", "lint"}, unit="seconds", ge=0, le=604800),

@@ -27,7 +27,12 @@ _PER_NAME = 100
 #: Notes of entries that stand for what is not known.
 BEGUN = "the history begins here"
 LOST = "changes before this were lost: the loader died, or could not write"
-TOO_LARGE = "too large to be kept (history_bytes)"
+TOO_LARGE = "too large to be kept (history_size)"
+
+
+def path_of(folder: Path, instance: str) -> Path:
+    """The history's file of an instance."""
+    return folder / f"{instance}-history.sqlite"
 
 
 class Version(NamedTuple):

@@ -49,6 +49,13 @@ class Published:
         if told:
             self.history.record(Publish(before, self.version, why, "", made, blocks))
 
+    def first(self, revision: int) -> None:
+        """The first table, of the zone alone."""
+        self.table = {APEX: next(self.zones.all_nodes())}
+        self.zones.forget_changes()
+        self.version = Version(1, next(self._clock) * 10**9, revision)
+        self.history.record(Publish(NONE, self.version, "first", names=1))
+
     def copy(self) -> None:
         """Remember the table under the number of the history's last entry, once all is written."""
         assert self.history.flush(10)
