@@ -223,6 +223,11 @@ class Etcd(EtcdChannel):
         response = await self.call("Range", key=_ALL_KEYS, count_only=True)
         return int(response.header.revision)
 
+    async def may_read(self, key: str) -> None:
+        """Raises AuthFailed if our user may not read the key any more. Asks this member alone."""
+        if self.options.user:
+            await self.call("Range", key=self._raw(key), serializable=True, keys_only=True)
+
     async def get(self, key: str) -> Put | None:
         """One key, or None."""
         response = await self.call("Range", key=self._raw(key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from loader.etcd_channel import ClientOptions
+from loader.etcd_channel import AuthFailed, ClientOptions
 
 
 class EtcdAccess(Protocol):
@@ -27,17 +27,17 @@ class EtcdAccess(Protocol):
 
 def client_options(access: EtcdAccess, *, tls: bool) -> ClientOptions:
     """Raises ValueError for a password file that cannot be used, EtcdError for options that do not go together."""
-    password = access.etcd_password
-    if access.etcd_password_file is not None:
-        try:
-            password = access.etcd_password_file.read_text().splitlines()[0]
-        except (OSError, IndexError) as error:
-            raise ValueError(f"etcd_password_file {access.etcd_password_file}: {error}") from error
-    return ClientOptions(
+    options = ClientOptions(
         tls=tls,
         user=access.etcd_user,
-        password=password,
+        password=access.etcd_password,
+        password_file=str(access.etcd_password_file or ""),
         cacert=str(access.etcd_cacert or ""),
         cert=str(access.etcd_cert or ""),
         key=str(access.etcd_key or ""),
     )
+    try:
+        options.current_password()
+    except AuthFailed as error:
+        raise ValueError(str(error)) from error
+    return options

@@ -45,6 +45,7 @@ class TokenExpired(AuthFailed):
 class ClientOptions:
     """How to reach etcd. Certificates are paths of PEM files, read at every connect, so that they may be renewed.
 
+    password_file    instead of password: its first line, read whenever we authenticate, so that it may be renewed, too
     connect_timeout  seconds until an endpoint that accepts but never answers is given up; a local handshake takes
                      milliseconds, one across the world less than half a second
     call_timeout     seconds for a small call
@@ -55,6 +56,7 @@ class ClientOptions:
 
     user: str = ""
     password: str = field(default="", repr=False)
+    password_file: str = ""
     tls: bool = False
     cacert: str = ""
     cert: str = ""
@@ -71,8 +73,17 @@ class ClientOptions:
             )
         if bool(self.cert) != bool(self.key):
             raise EtcdError("the etcd client certificate and its key belong together: give both, or none")
-        if self.password and not self.user:
+        if (self.password or self.password_file) and not self.user:
             raise EtcdError("an etcd password is given without a user: give both, or none")
+
+    def current_password(self) -> str:
+        """Raises AuthFailed for a file that cannot be used."""
+        if not self.password_file:
+            return self.password
+        try:
+            return Path(self.password_file).read_text().splitlines()[0]
+        except (OSError, IndexError, UnicodeDecodeError) as error:
+            raise AuthFailed(f"cannot read the etcd password file {self.password_file}: {error}") from None
 
 
 def _channel_arguments(options: ClientOptions) -> list[tuple[str, int]]:
@@ -133,9 +144,8 @@ class EtcdChannel:
         """Get a token for user and password."""
         self.token = ""
         try:
-            answer = await self._call_once(
-                "Authenticate", {"name": self.options.user, "password": self.options.password}
-            )
+            password = self.options.current_password()
+            answer = await self._call_once("Authenticate", {"name": self.options.user, "password": password})
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
                 return  # authentication is not enabled (yet): nothing to prove

@@ -40,10 +40,7 @@ _LOOKS = 3
 _STALE_AFTER = 3.0
 #: How often to ask a member for alarms, in seconds: a small call, answered from its memory.
 LOOK_EVERY_S = 10.0
-_ALARMED = (
-    "etcd has raised {}: changes are refused there until the cause is gone and `etcdctl alarm disarm` was called; "
-    "what it holds is served"
-)
+_RAISED = "alarm {}: it takes no changes until the cause is gone and `etcdctl alarm disarm` was called; answers go on"
 #: Seconds in which the same message is logged once.
 _LOG_AGAIN = 60.0
 
@@ -57,9 +54,10 @@ class SourceStatus:
     last_seen_ns  CLOCK_REALTIME of the last sign of life, 0 = none yet
     listed        keys read by the list that runs or ran last, of total
     relists       lists after the first; drift: differences that those beside a watch have found
-    alarms        what the cluster has raised, as in "NOSPACE"; told in error, too
-    event_ns      CLOCK_REALTIME of the watch's last event; progress_ns: of that, or of etcd's word that there is none to
-                  send; relisted_ns: of the last list that was compared in full. 0 = none yet
+    alarms        what is wrong although the watch runs: what the cluster has raised, as in "NOSPACE", and that we may
+                  not read any more; told in error, too
+    event_ns      CLOCK_REALTIME of the watch's last event; progress_ns: of that, or of etcd's word that there is none;
+                  relisted_ns: of the last list that was compared in full. 0 = none yet
     """
 
     state: LoaderState
@@ -129,7 +127,7 @@ class EtcdSource:
             relists=mirror.relists,
             drift=mirror.drift,
             last_seen_ns=self._last_seen_ns,
-            error="; ".join(filter(None, (self._error, self._alarms and _ALARMED.format(self._alarms)))),
+            error="; ".join(filter(None, (self._error, self._alarms))),
             alarms=self._alarms,
             event_ns=self._event_ns,
             progress_ns=self._progress_ns,
@@ -328,13 +326,22 @@ class EtcdSource:
 
     async def _look_for_alarms(self, etcd: Etcd) -> None:
         while True:
-            with suppress(EtcdError):  # the watch tells, too, if the connection is gone
-                alarms = ", ".join(await etcd.alarms())
+            with suppress(EtcdUnavailable):  # the watch tells, too, if the connection is gone
+                alarms = await self._look(etcd)
                 if alarms != self._alarms:
                     self._alarms = alarms
-                    text = f"etcd {etcd.endpoint}: " + (_ALARMED.format(alarms) if alarms else "the alarms are over")
-                    log.log(logging.WARNING if alarms else logging.INFO, "%s", text)
+                    log.log(
+                        logging.WARNING if alarms else logging.INFO, "%s", alarms or f"etcd {etcd.endpoint} is well"
+                    )
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _look(self, etcd: Etcd) -> str:
+        try:
+            await etcd.may_read(self._url.key_prefix)
+            raised = ", ".join(await etcd.alarms())
+        except AuthFailed as error:
+            return f"{error}; the watch that runs goes on, another one would not begin"
+        return f"etcd {etcd.endpoint}: {_RAISED.format(raised)}" if raised else ""
 
     async def _renew(self, endpoint: str) -> None:
         while True:

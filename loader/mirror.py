@@ -379,13 +379,14 @@ class Mirror:
         return actions
 
     def _failed(self, event: Failed, now: float, chance: float) -> list[Action]:
-        if event.kind is Kind.DENIED:
-            return self._retreat(event, now, chance)
         if event.what == "list" and self.phase is Phase.WATCHING:
-            # The watch runs, and will tell by itself if the connection is gone.
+            # The watch runs, and will tell by itself if the connection is gone. etcd goes on to serve it, too, when the
+            # user has lost what made it possible.
             self._drop_comparison()
             self.relist_at = now + self._spread(self.policy.backoff_limit, chance)
-            return [Note(f"re-list given up for now: {event.reason}")]
+            return [Note(f"re-list given up for now: {event.reason}", urgent=event.kind is Kind.DENIED)]
+        if event.kind is Kind.DENIED:
+            return self._retreat(event, now, chance)
         if event.kind is Kind.COMPACTED and event.what == "list":
             self.failures += 1
             if self.failures <= _COMPACTED_LISTS:

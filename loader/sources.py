@@ -13,6 +13,7 @@ from loader.etcd_source import EtcdSource, SourceStatus
 from loader.feed import Feed, FeedStatus, etcd_feed
 from loader.files import FileSource
 from loader.kept_source import KeptSource
+from loader.leased_source import LeasedSource
 from loader.skydns import Semantics
 from loader.skydns_feed import SkydnsFeed
 from loader.snapshot import Refuses, Snapshot
@@ -47,7 +48,7 @@ def feed_of(url: str, settings: SourceSettings, zones: list[bytes]) -> Feed:
     kept = source if settings.state_dir is None else KeptSource(source, _snapshot(settings, url, refuses))
     if parsed.schema == "skydns":
         return SkydnsFeed(kept, parsed.prefix, zones, settings.semantics, keep=keep)
-    return etcd_feed(kept, parsed, keep=keep)
+    return etcd_feed(LeasedSource(kept), parsed, keep=keep)
 
 
 def _snapshot(settings: SourceSettings, url: str, refuses: Refuses | None) -> Snapshot:
