@@ -14,6 +14,10 @@ The value is one of
     "192.0.2.1"                                     one bare JSON string
     192.0.2.1                                       plain text: `etcdctl put KEY 192.0.2.1` does what it says
 
+An object may have attributes as well, and so may an item, which is an object then (loader/attributes.py):
+
+    {"data":[{"data":"192.0.2.1","weight":9},{"data":"192.0.2.2","weight":1}],"check":"tcp://{address}:443"}
+
 Anything that starts with `{`, `[` or `"` is JSON and must be right to the end; everything else is plain text and one
 item. White space around the value does not count (`echo ... | etcdctl put` ends it with a newline). An unknown field is
 a mistake (`tll`) and rejects the key: a record with the wrong TTL would be found much later.
@@ -27,13 +31,17 @@ A SOA's serial is set to 0, which lets the zone model number the zone by revisio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import msgspec
 
-from loader import names, rdata
+from loader import attributes, names, rdata
+from loader.attributes import Attributes
 from loader.model import DEFAULT_TTL, MAX_TTL, Put, Record, Reject
 
+Given = TypeVar("Given")
 Item = str | list[str]
 Data = str | list[Item]
 
@@ -43,7 +51,23 @@ class _Value(msgspec.Struct, forbid_unknown_fields=True):
     ttl: int | None = None
 
 
+class ConditionalItem(attributes.Fields):
+    """An item with attributes of its own."""
+
+    data: Item
+
+
+ConditionalData = str | list[Item | ConditionalItem]
+
+
+class _ConditionalValue(attributes.Fields):
+    data: ConditionalData
+    ttl: int | None = None
+
+
 _decode = msgspec.json.Decoder(_Value | Data).decode
+#: For what the other one does not understand: few values have attributes.
+_decode_conditional = msgspec.json.Decoder(_ConditionalValue | ConditionalData).decode
 
 _JSON_START = frozenset(b'{["')
 
@@ -57,10 +81,12 @@ _SOA_NUMBERS = 20
 def parse(prefix: str, put: Put) -> list[Record]:
     """The records of one key. Raises Reject with a reason of one line."""
     zone, owner, type_text = _split(prefix, put.key)
-    items, ttl = _value(put.value)
-    if type_text == "A" and len(items) == 1:  # the most frequent of all keys: a fifth less time
+    items, ttl, conditions = _value(put.value)
+    if type_text == "A" and len(items) == 1 and not conditions:  # the most frequent: a fifth less time
         return [Record(zone, owner, rdata.A, ttl, rdata.ipv4(_text(items[0], "A")))]
     records = [Record(zone, owner, type_, ttl, data) for type_, data in rrset(type_text, items, zone)]
+    if conditions:
+        records = list(map(attributes.conditional, records, conditions))
     if records[0].type in _ONE_ONLY:
         _check_place(records[0])
         if records[0].type == rdata.SOA:
@@ -68,7 +94,7 @@ def parse(prefix: str, put: Put) -> list[Record]:
     return records
 
 
-def rrset(type_text: str, items: list[Item], origin: bytes) -> list[tuple[int, bytes]]:
+def rrset(type_text: str, items: Sequence[Item], origin: bytes) -> list[tuple[int, bytes]]:
     """(type, data) of each item, as above; `origin` is that of relative names. Raises Reject."""
     if type_text == _IP or type_text.upper() == _IP:
         return [rdata.address(_text(item, _IP)) for item in items]
@@ -106,25 +132,46 @@ def _zone(text: str) -> bytes:
     return names.from_text(text)
 
 
-def _value(raw: bytes) -> tuple[list[Item], int]:
-    """(items, TTL) of a value."""
+def _value(raw: bytes) -> tuple[Sequence[Item], int, list[Attributes]]:
+    """(items, TTL, the attributes of each item; none if no item has any) of a value."""
     raw = raw.strip()
     if not raw:
         raise Reject("the value is empty")
     if raw[0] not in _JSON_START:
         try:
-            return [raw.decode()], DEFAULT_TTL
+            return [raw.decode()], DEFAULT_TTL, []
         except UnicodeDecodeError as error:
             raise Reject(f"the value is not UTF-8: octet {error.start + 1} is 0x{raw[error.start]:02x}") from None
     try:
-        value = _decode(raw)
+        try:
+            value = _decode(raw)
+        except msgspec.ValidationError:
+            return _conditional_value(_decode_conditional(raw))
     except UnicodeDecodeError as error:
         raise Reject(f"the value is not UTF-8: {error.reason}") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise Reject(f"the value is not understood: {error}") from None
     if isinstance(value, _Value):
-        return as_items(value.data), checked_ttl(value.ttl)
-    return as_items(value), DEFAULT_TTL
+        return as_items(value.data), checked_ttl(value.ttl), []
+    return as_items(value), DEFAULT_TTL, []
+
+
+def _conditional_value(value: _ConditionalValue | ConditionalData) -> tuple[Sequence[Item], int, list[Attributes]]:
+    if isinstance(value, _ConditionalValue):
+        items, conditions = conditional_items(value.data, attributes.read(value))
+        return items, checked_ttl(value.ttl), conditions
+    items, conditions = conditional_items(value, attributes.NONE)
+    return items, DEFAULT_TTL, conditions
+
+
+def conditional_items(data: ConditionalData, outer: Attributes) -> tuple[Sequence[Item], list[Attributes]]:
+    """The items of a value's data, and the attributes of each: its own, and for the rest those of the value. Raises
+    Reject."""
+    items = as_items(data)
+    return (
+        [one.data if isinstance(one, ConditionalItem) else one for one in items],
+        [attributes.read(one, outer) if isinstance(one, ConditionalItem) else outer for one in items],
+    )
 
 
 def checked_ttl(ttl: int | None) -> int:
@@ -136,7 +183,7 @@ def checked_ttl(ttl: int | None) -> int:
     return ttl
 
 
-def as_items(data: Data) -> list[Item]:
+def as_items(data: str | Sequence[Given]) -> Sequence[str | Given]:
     """The items of a value's data. Raises Reject if there are none."""
     if isinstance(data, str):
         return [data]

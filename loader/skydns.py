@@ -5,7 +5,8 @@
 What a name answers depends on all keys at and beneath it: loader/skydns_tree.py. docs/skydns.md is the manual.
 
 Names are folded to lower case; in the hosts' names the case is kept. Unknown fields are ignored, as there: ExternalDNS
-writes `owner`. Numbers that do not fit their record reject the key (CoreDNS cuts them to 16 bits).
+writes `owner`. `not_before`, `not_after`, `check` and `labels` are ours (loader/attributes.py). Numbers that do not fit
+their record reject the key (CoreDNS cuts them to 16 bits).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Literal
 
 import msgspec
 
-from loader import names, rdata
+from loader import attributes, names, rdata, targets
+from loader.attributes import Attributes
 from loader.model import DEFAULT_TTL, MAX_TTL, Put, Reject
 
 Semantics = Literal["coredns", "strict"]
@@ -43,6 +45,10 @@ class _Value(msgspec.Struct):
     ttl: int | None = None
     targetstrip: int | None = None
     group: str | None = None
+    not_before: attributes.Moment | None = None
+    not_after: attributes.Moment | None = None
+    check: str | targets.Options | None = None
+    labels: dict[str, str] | None = None
 
 
 _decode = msgspec.json.Decoder(_Value).decode
@@ -86,15 +92,23 @@ class Service:
     rank: int
 
 
+class ConditionalService(Service):
+    """A service with attributes, which all its records have. Most have none."""
+
+    __slots__ = ("attributes",)
+    attributes: Attributes
+
+
 def decode(prefix: str, put: Put, lease_ttl: Callable[[int], int]) -> Service | None:
     """The service of a key; None for SkyDNS's own settings. lease_ttl: lease -> seconds. Raises Reject."""
     name = name_of(prefix, put.key)
     if name is None:
         return None
     value = _value(put.value)
-    made = Service()
+    type_, data = _host(value.host) if value.host else (0, b"")
+    made = _begun(value, type_, data)
     made.key, made.revision, made.lease, made.name = put.key, put.mod_revision, put.lease, name
-    made.type, made.data = _host(value.host) if value.host else (0, b"")
+    made.type, made.data = type_, data
     made.text = rdata.txt([value.text]) if value.text else b""
     if made.type == rdata.CNAME and any(names.is_under(name, zone) for zone in _REVERSE):
         made.kind = POINTER
@@ -111,6 +125,17 @@ def decode(prefix: str, put: Put, lease_ttl: Callable[[int], int]) -> Service | 
     made.own_ttl = min(_number("ttl", value.ttl, 0, 2**32 - 1) or 0, MAX_TTL)
     set_ttl(made, lease_ttl)
     made.rank = int.from_bytes(blake2b(put.key.encode(errors="surrogatepass"), digest_size=7).digest(), "big")
+    return made
+
+
+def _begun(value: _Value, type_: int, data: bytes) -> Service:
+    """A service with nothing in it but its attributes, if there are any."""
+    given = (value.not_before, value.not_after, value.check, value.labels)
+    if given == (None, None, None, None):
+        return Service()
+    fields = attributes.Fields(not_before=given[0], not_after=given[1], check=given[2], labels=given[3])
+    made = ConditionalService()
+    made.attributes = attributes.placed(attributes.read(fields), type_, data)
     return made
 
 

@@ -19,8 +19,9 @@ from operator import attrgetter
 
 from loader import names, skydns
 from loader import skydns_views as views
+from loader.attributes import Conditional
 from loader.model import Put, Record, Reject
-from loader.skydns import HOST, POINTER, TEXT, Semantics, Service
+from loader.skydns import HOST, POINTER, TEXT, ConditionalService, Semantics, Service
 from loader.skydns_views import View
 
 log = logging.getLogger(__name__)
@@ -150,6 +151,12 @@ class ServiceTree:
         service = self._services.get(key)
         if service is None:
             return []
+        if isinstance(service, ConditionalService):
+            return [
+                Conditional(None, name, type_, ttl, data, service.attributes)
+                for name in self._names_of(service)
+                for type_, ttl, data in self._view(name).get(key, ())
+            ]
         return [
             Record(None, name, type_, ttl, data)
             for name in self._names_of(service)

@@ -41,7 +41,7 @@ class Zones:
 
     def __init__(self, zones: Iterable[bytes] = (), default_ttl: int = 300) -> None:
         """`zones` are served even without data; default_ttl, in seconds, is for records whose source gives no TTL."""
-        self._default_ttl = default_ttl
+        self.default_ttl = default_ttl
         self._growing = False  # see continue_serials
         self._touched: set[_Zone] = set()
         self._zones: dict[bytes, _Zone] = {}
@@ -61,7 +61,7 @@ class Zones:
         self._warnings: dict[bytes, dict[str, str]] = {}
         self._ttls: dict[int, int] = {}  # one int object for each TTL
         for apex in zones:
-            self._refer(apex, 0)
+            self.hold(apex, 0)
 
     # ------------------------------------------------------------ in
 
@@ -76,7 +76,7 @@ class Zones:
         after = self._as_gifts(key, records, revision)
         for gift in after.values():
             if gift[2] is not None:
-                self._refer(gift[2], revision)
+                self.hold(gift[2], revision)
         # The new zones are in, the old ones still there: no zone goes and comes back within one change.
         released: list[bytes] = []
         touched: list[bytes] = []
@@ -93,7 +93,7 @@ class Zones:
         for owner in touched:
             self._pend(owner, max(revision, cause))
         for apex in released:
-            self._release(apex, revision)
+            self.let_go(apex, revision)
 
     def mark(self, name: bytes, on: bool) -> None:
         """Whether the name is an aggregate: it answers questions for its children `*` and `any`, too (SkyDNS)."""
@@ -131,7 +131,7 @@ class Zones:
         return gifts
 
     def _ttl(self, ttl: int) -> int:
-        return self._ttls.setdefault(ttl if ttl >= 0 else self._default_ttl, ttl if ttl >= 0 else self._default_ttl)
+        return self._ttls.setdefault(ttl if ttl >= 0 else self.default_ttl, ttl if ttl >= 0 else self.default_ttl)
 
     # ------------------------------------------------------------ out
 
@@ -204,6 +204,16 @@ class Zones:
         gift = self._gifts.find(owners[0], key) if owners else None
         return None if gift is None else gift[1]
 
+    def records_of(self, key: str) -> list[Record]:
+        """What the key gives, to all its names, with TTLs."""
+        gifts = [self._gifts.find(owner, key) for owner in self._gifts.names_of(key)]
+        return [
+            Record(gift[2], owner, *rr)
+            for owner, gift in zip(self._gifts.names_of(key), gifts, strict=True)
+            if gift is not None
+            for rr in compiler.rrs(gift)
+        ]
+
     def gives(self, key: str, records: Sequence[Record]) -> bool:
         """True if the key gives exactly these records already, whatever the revision."""
         wanted = self._as_gifts(key, records, 0)
@@ -239,6 +249,11 @@ class Zones:
             zone = zones.get(name)
         return zone
 
+    def zone_of(self, name: bytes) -> bytes | None:
+        """The apex of the longest zone that encloses the name."""
+        zone = self._zone_of(name)
+        return None if zone is None else zone.apex
+
     def continue_serials(self, floors: Mapping[bytes, int]) -> None:
         """From now on every change makes a zone's serial grow, from at least what its floor says.
 
@@ -258,7 +273,8 @@ class Zones:
         self._touched.add(zone)
         self._changed.add(zone.apex)
 
-    def _refer(self, apex: bytes, revision: int) -> None:
+    def hold(self, apex: bytes, revision: int) -> None:
+        """The zone is there from now on, until it is let go as often as it was held."""
         zone = self._zones.get(apex)
         if zone is None:
             around = self._zone_of(apex)
@@ -267,7 +283,8 @@ class Zones:
             self._zone_changed(apex, around, revision)
         zone.references += 1
 
-    def _release(self, apex: bytes, revision: int) -> None:
+    def let_go(self, apex: bytes, revision: int) -> None:
+        """See hold."""
         zone = self._zones[apex]
         zone.references -= 1
         if not zone.references:

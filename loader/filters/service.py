@@ -1,0 +1,153 @@
+"""Filters for the loader's main: bank, chain and health checks put together; the clock; what tools and metrics see."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Callable, Collection, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+from loader import names
+from loader.filters.bank import Bank
+from loader.filters.chain import Chain
+from loader.health import Health
+from loader.targets import Target
+from loader.zone import Zones
+from shm.board import WordView
+
+log = logging.getLogger(__name__)
+
+#: The clock may be set: nobody sleeps for longer than this without a look at it.
+LONGEST_SLEEP_S = 1.0
+#: What filters of others may take to start before the first table is published; later nobody waits for them.
+FIRST_PATIENCE_S = 5.0
+#: Records told as taken away from one name.
+TOLD = 100
+
+
+class FilterSettings(Protocol):
+    """What filters need of the settings (cli/settings.py)."""
+
+    @property
+    def instance(self) -> str: ...
+    @property
+    def filters(self) -> list[str]: ...
+    @property
+    def filter_timeout(self) -> float: ...
+    @property
+    def state_dir(self) -> Path | None: ...
+
+
+class FilterService:
+    """Everything about filters. wake: called when something is to be published though no source has changed."""
+
+    def __init__(self, settings: FilterSettings, zones: Zones, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        folder = settings.state_dir
+        path = None if folder is None else folder / f"{settings.instance}-health.json"
+        self._health = Health(path, self._flipped)
+        self._chain = Chain(settings.filters, settings.filter_timeout, self._back)
+        looked_at = self._health if self._chain.looks_at_health else _NoHealth()
+        seed = blake2b(socket.gethostname().encode(), digest_size=8).digest()
+        self.bank = Bank(zones, self._chain, looked_at, seed)
+        self._settled = asyncio.Event()
+        self._first = True
+
+    async def settle(self, breathe: Callable[[], Any]) -> None:
+        """Bring the zone model up to date: before anything is published."""
+        if self._first and self.bank.watched:
+            self._first = False
+            await asyncio.gather(*(process.wait_ready(FIRST_PATIENCE_S) for process in self._chain.processes))
+        await self.bank.settle(time.time(), breathe)
+        self._settled.set()
+
+    async def run(self) -> None:
+        """For ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._health.run())
+            for process in self._chain.processes:
+                group.create_task(process.run())
+            group.create_task(self._watch_clock())
+
+    async def _watch_clock(self) -> None:
+        while True:
+            pause = self.bank.due - time.time()
+            self._settled.clear()
+            if pause <= 0:
+                self._wake()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(pause, LONGEST_SLEEP_S) if pause > 0 else LONGEST_SLEEP_S):
+                    await self._settled.wait()
+
+    def _flipped(self, texts: Collection[str]) -> None:
+        if texts:
+            self.bank.flipped(texts)
+            self._wake()
+
+    def _back(self) -> None:
+        self.bank.ask_again()
+        self._wake()
+
+    # ------------------------------------------------------------ for the board and for tools
+
+    def show(self, words: WordView) -> None:
+        """On the board."""
+        up, down = self._health.counts()
+        words.set("checks_up", up)
+        words.set("checks_down", down)
+        words.set("check_flips", self._health.flips)
+        words.set("checker_starts", self._health.starts)
+        words.set("filter_bypasses", self._chain.bypasses)
+        words.set("names_unfiltered", len(self.bank.bypassed))
+
+    def note(self) -> str:
+        """For people; empty if all is well."""
+        found = self._health.trouble
+        bypassed = self.bank.bypassed
+        if bypassed:
+            owner, (name, why) = next((owner, next(iter(those.items()))) for owner, those in bypassed.items())
+            more = f" and {len(bypassed) - 1} more names" if len(bypassed) > 1 else ""
+            said = f"filter {name} is bypassed at {names.to_text(owner)}{more}: {why}"
+            found = f"{found}; {said}" if found else said
+        return found
+
+    def taken(self, owner: bytes) -> list[dict[str, Any]]:
+        """What filters took away from a name."""
+        return [
+            {"filter": name, "key": key, "number": type_, "data": data}
+            for name, key, type_, data in self.bank.taken(owner)[:TOLD]
+        ]
+
+    @property
+    def handlers(self) -> Mapping[str, Callable[[dict[str, Any]], Mapping[str, Any]]]:
+        """Commands for the control socket (loader/control.py)."""
+        return {"health": self._list, "health-set": self._set}
+
+    def _list(self, request: dict[str, Any]) -> dict[str, Any]:
+        after = request.get("after", "")
+        if not isinstance(after, str):
+            raise ValueError("after is the last target of the page before")
+        rows, more = self._health.page(after, lambda text: [names.to_text(name) for name in self.bank.names_at(text)])
+        return {"targets": rows, "more": more}
+
+    def _set(self, request: dict[str, Any]) -> dict[str, Any]:
+        target, state = request.get("target"), request.get("state")
+        if not isinstance(target, str) or not isinstance(state, str):
+            raise ValueError("target and state are text")
+        found = self._health.force(target, state)
+        return {"targets": found, "kept": self._health.keeps}
+
+
+class _NoHealth:
+    """In place of health checks that nobody asks for."""
+
+    def watch(self, added: Collection[Target], removed: Collection[str]) -> None:
+        pass
+
+    def is_up(self, text: str) -> bool | None:
+        return None

@@ -1,0 +1,286 @@
+"""The bank: whatever has happened in whatever order, the zone model holds what filtering from scratch gives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loader import names, rdata, targets
+from loader.attributes import NONE, Attributes, Conditional
+from loader.filters import Context, Kept, RRsets
+from loader.filters.bank import Bank
+from loader.filters.chain import BUILT_IN, Chain, Passage
+from loader.model import Record
+from loader.targets import Target
+from loader.zone import Zones
+from shm.node import RRset, unpack
+from tests.support.mirroring import run_async
+
+APEX = names.from_text("example.test")
+OWNERS = [names.from_text(text) for text in ("www.example.test", "a.b.example.test", "example.test", "x.other.test")]
+#: A zone that only records name.
+OTHER = names.from_text("other.test")
+
+
+class Book:
+    """Health checks that the test turns."""
+
+    def __init__(self) -> None:
+        self.up: dict[str, bool] = {}
+        self.watched: set[str] = set()
+
+    def watch(self, added: Collection[Target], removed: Collection[str]) -> None:
+        self.watched |= {target.text for target in added}
+        self.watched -= set(removed)
+
+    def is_up(self, text: str) -> bool | None:
+        return self.up.get(text)
+
+
+class House:
+    """A zone model behind a bank."""
+
+    def __init__(self, names: Sequence[str] = tuple(BUILT_IN)) -> None:
+        self.zones = Zones([APEX])
+        self.book = Book()
+        self.chain = Chain(names, 1.0, lambda: None)
+        self.bank = Bank(self.zones, self.chain, self.book, b"seed")
+        self.passages = 0
+
+    def settle(self, now: float = 0.0) -> None:
+        async def nothing() -> None:
+            pass
+
+        run_async(self.bank.settle(now, nothing))
+
+    def content(self) -> dict[bytes, tuple[int, dict[int, RRset]]]:
+        """What would be published, but for the serials."""
+        return {
+            node.name: (
+                node.flags,
+                {type_: rrset for type_, rrset in node.rrsets.items() if type_ not in (0, rdata.SOA)},
+            )
+            for node in map(unpack, self.zones.all_nodes())
+        }
+
+    def addresses(self, owner: bytes = OWNERS[0]) -> list[int]:
+        found = self.content().get(owner)
+        if found is None or rdata.A not in found[1]:
+            return []
+        wire = found[1][rdata.A].wire
+        return sorted(wire[at + 15] for at in range(0, len(wire), 16))
+
+
+def address(last: int, attributes: Attributes = NONE, owner: bytes = OWNERS[0], zone: bytes | None = None) -> Record:
+    data = bytes((192, 0, 2, last))
+    if attributes == NONE:
+        return Record(zone, owner, rdata.A, 60, data)
+    return Conditional(zone, owner, rdata.A, 60, data, attributes)
+
+
+def check(last: int) -> Attributes:
+    return Attributes(check=targets.parse("tcp://{address}:80").at(f"192.0.2.{last}"))
+
+
+# ---------------------------------------------------------------- any order of events
+
+ATTRIBUTES = st.sampled_from(
+    [
+        NONE, NONE, check(1), check(2), Attributes(weight=3), Attributes(weight=0), Attributes(not_before=200.0),
+        Attributes(not_after=300.0), Attributes(not_before=100.0, not_after=400.0, weight=1),
+    ]
+)  # fmt: skip
+
+
+@st.composite
+def values(draw: st.DrawFn) -> list[Record]:
+    """What a key gives: up to four records at up to two names, some of them with attributes."""
+    owners = draw(st.lists(st.sampled_from(OWNERS), min_size=1, max_size=2, unique=True))
+    records = []
+    for _ in range(draw(st.integers(0, 4))):
+        owner = draw(st.sampled_from(owners))
+        zone = OTHER if owner == OWNERS[3] else draw(st.sampled_from([None, APEX]))
+        if draw(st.integers(0, 5)):
+            records.append(address(draw(st.integers(1, 3)), draw(ATTRIBUTES), owner, zone))
+        else:
+            records.append(Record(zone, owner, rdata.TXT, 90, b"\x01x"))
+    return records
+
+
+EVENTS = st.one_of(
+    st.tuples(st.just("put"), st.sampled_from("abcdef"), values()),
+    st.tuples(st.just("put"), st.sampled_from("abcdef"), st.just([])),
+    st.tuples(st.just("health"), st.sampled_from([1, 2]), st.sampled_from([True, False])),
+    st.tuples(st.just("time"), st.integers(1, 120), st.none()),
+    st.tuples(st.just("settle"), st.none(), st.none()),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(EVENTS, max_size=25))
+def test_equal_to_filtering_from_scratch(events: list[tuple[str, Any, Any]]) -> None:
+    house, held, now, revision = House(), {}, 0.0, 0
+    for kind, first, second in events:
+        if kind == "put":
+            revision += 1
+            held[first] = (second, revision)
+            house.bank.apply(first, second, revision)
+        elif kind == "health":
+            text = f"tcp://192.0.2.{first}:80"
+            house.book.up[text] = second
+            house.bank.flipped([text])
+        elif kind == "time":
+            now += first
+        else:
+            house.settle(now)
+    house.settle(now)
+    scratch = House()
+    scratch.book.up = house.book.up
+    for key, (records, of) in held.items():
+        scratch.bank.apply(key, records, of)
+    scratch.settle(now)
+    assert house.content() == scratch.content()
+    assert house.book.watched == scratch.book.watched == {
+        record.attributes.check.text
+        for records, _ in held.values() for record in records
+        if isinstance(record, Conditional) and record.attributes.check
+    }  # fmt: skip
+    assert house.bank.due == scratch.bank.due
+    assert house.zones.problems == scratch.zones.problems
+    for owner in OWNERS:
+        assert house.bank.taken(owner) == scratch.bank.taken(owner)
+    # Nothing is kept of what nobody filters.
+    assert house.bank._held.keys() == scratch.bank._held.keys()
+    for key, (records, of) in held.items():
+        assert house.bank.revision_of(key) == (of if records else None)
+        house.bank.apply(key, [], revision + 1)
+    house.settle(now)
+    assert not house.bank._held
+    assert not house.bank._names
+    assert not house.bank._looked_at
+    assert house.zones.apexes().keys() == {APEX}
+
+
+# ---------------------------------------------------------------- one by one
+
+
+def test_plain_keys_pass_and_nothing_is_kept() -> None:
+    house = House()
+    house.bank.apply("k", [address(1)], 1)
+    assert house.addresses() == [1]
+    assert not house.bank._held
+    assert house.bank.due == float("inf")
+
+
+def test_a_key_that_was_there_before_is_filtered_with_the_new_one() -> None:
+    house = House()
+    house.bank.apply("plain", [address(1), address(2, owner=OWNERS[1])], 1)
+    house.bank.apply("weighty", [address(3, Attributes(weight=65535))], 2)
+    house.settle()
+    # The plain one has weight 1 now, and is not drawn at this moment.
+    assert house.addresses() == [3]
+    assert house.addresses(OWNERS[1]) == [2]
+    house.bank.apply("weighty", [], 3)
+    house.settle()
+    assert house.addresses() == [1]
+    assert not house.bank._held
+
+
+def test_a_flip_touches_only_the_names_that_it_concerns_and_moves_the_serial() -> None:
+    house = House()
+    for number in range(20):
+        owner = names.from_text(f"n{number}.example.test")
+        house.bank.apply(f"k{number}", [address(1, check(number), owner), address(2, owner=owner)], number + 1)
+    house.settle()
+    house.zones.continue_serials({})
+    house.zones.take_changes()
+    before = house.zones.apexes()[APEX]
+    house.book.up["tcp://192.0.2.7:80"] = False
+    house.bank.flipped(["tcp://192.0.2.7:80"])
+    house.settle()
+    changes = house.zones.take_changes()
+    assert set(changes) == {names.from_text("n7.example.test"), APEX}
+    assert house.zones.apexes()[APEX] == before + 1
+    assert house.addresses(names.from_text("n7.example.test")) == [2]
+    house.bank.flipped(["tcp://192.0.2.7:80"])  # nothing new
+    house.settle()
+    assert not house.zones.take_changes()
+
+
+def test_time_alone_opens_and_closes_a_window() -> None:
+    house = House()
+    house.bank.apply("k", [address(1, Attributes(not_before=100.0, not_after=1000.0)), address(2)], 1)
+    house.settle(0)
+    assert (house.addresses(), house.bank.due) == ([2], 100.0)
+    house.settle(99)
+    assert house.addresses() == [2]
+    house.settle(100)
+    assert house.addresses() == [1, 2]
+    while house.bank.due < 1000:
+        house.settle(house.bank.due)
+        assert house.addresses() == [1, 2]
+    house.settle(1000)
+    assert (house.addresses(), house.bank.due) == ([2], float("inf"))
+
+
+def test_a_zone_stays_when_all_its_records_are_filtered_away() -> None:
+    house = House()
+    house.bank.apply("k", [address(1, Attributes(not_after=1.0), OWNERS[3], OTHER)], 1)
+    house.settle(5)
+    assert set(house.zones.apexes()) == {APEX, OTHER}
+    assert OWNERS[3] not in house.content()
+    assert house.bank.taken(OWNERS[3]) == [("windows", "k", rdata.A, bytes((192, 0, 2, 1)))]
+    house.bank.apply("k", [], 2)
+    house.settle(5)
+    assert set(house.zones.apexes()) == {APEX}
+
+
+def test_what_is_taken_away_does_not_stand_in_the_way() -> None:
+    """A CNAME whose window is closed leaves the name to an address, though its key is the older one."""
+    house = House()
+    alias = Conditional(None, OWNERS[0], rdata.CNAME, 60, APEX, Attributes(not_before=100.0))
+    house.bank.apply("alias", [alias], 1)
+    house.bank.apply("address", [address(1)], 2)
+    house.settle(0)
+    assert (house.addresses(), house.zones.problems) == ([1], {})
+    house.settle(100)
+    assert house.addresses() == []
+    assert "older key alias" in house.zones.problems["address"]
+
+
+def test_a_filter_that_fails_is_left_out_for_its_name_and_told_once(caplog: Any) -> None:
+    def stumble(rrsets: RRsets, context: Context) -> Kept:
+        if context.owner == OWNERS[0]:
+            raise RuntimeError("no")
+        return Kept({})
+
+    house = House()
+    house.chain._stages[1]._function = stumble  # type: ignore[attr-defined]
+    for number in range(3):
+        house.bank.apply("k", [address(1, Attributes(weight=1))], number)
+        house.bank.apply("l", [address(1, Attributes(weight=1), OWNERS[1])], number)
+        house.settle()
+    assert house.addresses() == [1]
+    assert house.addresses(OWNERS[1]) == []
+    assert house.bank.bypassed == {OWNERS[0]: {"health": "RuntimeError: no"}}
+    assert house.chain.bypasses == 3
+    assert sum("is bypassed at" in record.message for record in caplog.records) == 1
+
+
+def test_names_are_asked_in_parts_with_a_breath_between() -> None:
+    breaths = 0
+
+    async def breathe() -> None:
+        nonlocal breaths
+        breaths += 1
+        await asyncio.sleep(0)
+
+    async def pass_all(passages: Iterable[Passage]) -> None:
+        await House().chain.run(list(passages), breathe)
+
+    run_async(pass_all(Passage(Context(0, OWNERS[0], APEX), {}) for _ in range(1001)))
+    assert breaths == 3
