@@ -187,6 +187,25 @@ def tls(settings: Settings) -> Iterator[Remark]:
         yield warning("tls", f"{key} is a secret and may be read by every user: chmod o-r {key}")
 
 
+def cookies(settings: Settings) -> Iterator[Remark]:
+    """Whether the file of cookie secrets can be used."""
+    from server.cookie_secrets import SecretsError, read_secrets
+
+    path = settings.cookie_secret_file
+    if path is None:
+        return
+    if settings.cookie_secret:
+        yield problem("cookies", "cookie_secret and cookie_secret_file are both given: give one")
+    try:
+        secrets = read_secrets(path)
+    except SecretsError as error:
+        yield problem("cookies", str(error))
+        return
+    yield ok("cookies", f"{path} has {len(secrets)} secrets")
+    if _open_to_others(path):
+        yield warning("cookies", f"{path} holds secrets and may be read by every user: chmod o-r {path}")
+
+
 def transfers(settings: Settings) -> Iterator[Remark]:
     """Whether every key that is named is there, and keys are kept."""
     from server.main import transfer_problems

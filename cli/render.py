@@ -38,6 +38,7 @@ SAMPLES = {
     "state_dir": '"/var/lib/standoff"',
     "identity": '"ns1"',
     "cookie_secret": '["e5e973e5a6b2a43f48e7dc849e37bfcf"]',
+    "cookie_secret_file": '"/etc/standoff/cookie-secrets"',
     "refuse": '["198.51.100.0/24"]',
     "drop": '["203.0.113.7"]',
 }

@@ -133,6 +133,14 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
             ANSWERS, SERVING, form=values.COOKIE_SECRET, flag=False, secret=True, default_text="drawn at start",
         ),
     ] = []  # fmt: skip
+    cookie_secret_file: Annotated[
+        Path | None,
+        row(
+            "File with the secrets of DNS cookies, one a line, 8 at most, instead of cookie_secret. It is read again "
+            "when it changes, and on SIGHUP; one that does not work is reported, and the secrets from before stay.",
+            ANSWERS, SERVING, form=values.FILE,
+        ),
+    ] = None  # fmt: skip
 
     rrl_rate: Annotated[
         float,

@@ -9,7 +9,7 @@ cdef enum:
     MOST_LABELS = 128
     PLAIN_UDP_SIZE = 512
     UNCOUNTED_TYPE = 0xFFFF
-    MOST_SECRETS = 4
+    MOST_SECRETS = 8                    # server/policy.py
     MOST_NSID = 128
     LONGEST_STALE = 64
 

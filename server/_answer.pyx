@@ -646,11 +646,15 @@ cdef class Terms:
         self.c.keepalive_ds = min(0xFFFF, int(policy.keepalive_s * 10))
         self.c.stale_length = len(reference.STALE)
         memcpy(self.c.stale_option, PyBytes_AS_STRING(reference.STALE), self.c.stale_length)
-        for i, secret in enumerate(policy.cookie_secrets[:MOST_SECRETS]):
-            if len(secret) != 16:
-                raise ValueError("a cookie secret has 16 bytes")
+        self.renew(policy.cookie_secrets)
+
+    def renew(self, secrets):
+        """Other cookie secrets from now on. Raises ValueError."""
+        if len(secrets) > MOST_SECRETS or any(len(secret) != 16 for secret in secrets):
+            raise ValueError("a cookie secret has 16 bytes, and there are 8 at most")
+        for i, secret in enumerate(secrets):
             memcpy(self.c.secret[<int>i], PyBytes_AS_STRING(secret), 16)
-            self.c.secrets += 1
+        self.c.secrets = <uint8_t>len(secrets)
 
     def at(self, moment):
         """Take over the generation, the time, and whether data is stale."""

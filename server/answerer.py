@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 from server._answer import Terms
 from server.answer import answer
+from server.cookie_secrets import CookieSecrets
 from server.policy import Moment, Policy
 from server.ratelimit import Sparing
 from shm._table import Table
@@ -18,10 +20,21 @@ log = logging.getLogger(__name__)
 class Answerer:
     """One process's view of what may change under it: generation, revision, staleness."""
 
-    def __init__(self, policy: Policy, board: Board, slot: ClaimedSlot, stale_after_s: float) -> None:
-        """stale_after_s: the source's silence, in seconds, after which answers say so; 0 = never."""
-        self.policy = policy
-        self.terms = Terms(policy)
+    def __init__(
+        self,
+        policy: Policy,
+        board: Board,
+        slot: ClaimedSlot,
+        stale_after_s: float,
+        cookies: CookieSecrets | None = None,
+    ) -> None:
+        """stale_after_s: the source's silence, in seconds, after which answers say so; 0 = never.
+
+        cookies: where the policy's secrets are those of now, and may become others.
+        """
+        self.policy = policy if cookies is None else replace(policy, cookie_secrets=cookies.current)
+        self.terms = Terms(self.policy)
+        self._cookies = cookies
         self._board = board
         self._slot = slot
         self._stale_after_s = stale_after_s
@@ -61,7 +74,13 @@ class Answerer:
         self.terms.at(self.moment())
 
     def tick(self) -> None:
-        """Look at the clock, and whether the source has been silent for too long. Some times a second is enough."""
+        """Look for other cookie secrets, at the clock, and whether the source has been silent for too long.
+
+        Some times a second is enough.
+        """
+        if self._cookies is not None and (secrets := self._cookies.news()) is not None:
+            self.policy = replace(self.policy, cookie_secrets=secrets)
+            self.terms.renew(secrets)
         now_s = int(time.time())
         if now_s == self._now_s:
             return

@@ -12,6 +12,7 @@ from typing import Protocol
 from server import tsig
 from server.access import Access
 from server.control import ControlSocket
+from server.cookie_secrets import CookieSecrets, SecretsError, check_number
 from server.exporter import run_exporter
 from server.notifier import Target
 from server.passage import Doorkeeper, Passage
@@ -71,6 +72,8 @@ class ServerSettings(Protocol):
     @property
     def cookie_secret(self) -> list[str]: ...
     @property
+    def cookie_secret_file(self) -> Path | None: ...
+    @property
     def rrl_rate(self) -> float: ...
     @property
     def rrl_slip(self) -> int: ...
@@ -117,6 +120,7 @@ def serve(settings: ServerSettings) -> int:
 
 def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
     addresses = tuple(Address(host, port) for host, port in settings.listen_addresses)
+    cookies = _cookies(settings)
     policy = _policy(settings)
     access = Limits(
         rate=settings.rrl_rate,
@@ -152,9 +156,11 @@ def _plan(settings: ServerSettings, lock: LockFile) -> Plan:
             None if passage is None else Doorkeeper(passage, policy, settings.refuse),
             encrypted,
             certificate,
+            cookies,
         ),
         run_exporter=None if metrics is None else lambda: run_exporter(settings.instance, metrics, _version()),
         lock=lock,
+        cookies=cookies,
         passage=passage,
         run_transfers=None if transfers is None else lambda: run_transfers(transfers, passage),
     )
@@ -206,9 +212,19 @@ def _transfers(settings: ServerSettings, policy: Policy, addresses: tuple[Addres
     return TransferPlan(settings.instance, policy, targets, addresses, settings.drain_timeout)
 
 
+def _cookies(settings: ServerSettings) -> CookieSecrets:
+    """Secrets that are not given are drawn here: the workers share them, and a restart makes clients ask anew.
+
+    Raises SecretsError.
+    """
+    if settings.cookie_secret and settings.cookie_secret_file is not None:
+        raise SecretsError("cookie_secret and cookie_secret_file are both given: give one")
+    given = [bytes.fromhex(secret) for secret in settings.cookie_secret] or [secrets.token_bytes(16)]
+    check_number(given, "setting cookie_secret")
+    return CookieSecrets(tuple(given), settings.cookie_secret_file)
+
+
 def _policy(settings: ServerSettings) -> Policy:
-    """Secrets that are not given are drawn here: the workers share them, and a restart makes clients ask anew."""
-    given = tuple(bytes.fromhex(secret) for secret in settings.cookie_secret)
     return Policy(
         max_udp_size=settings.max_udp_size,
         rotate=settings.order != "fixed",
@@ -216,7 +232,6 @@ def _policy(settings: ServerSettings) -> Policy:
         chaos=settings.chaos == "on",
         identity=settings.identity or socket.gethostname(),
         version=f"standoff {_version()}",
-        cookie_secrets=given or (secrets.token_bytes(16),),
         keepalive_s=settings.tcp_idle,
         keys=tsig.Keys(settings.tsig_key),
         transfers=Access(settings.transfer_allow),

@@ -8,6 +8,9 @@ from server.access import NOBODY, Access
 from server.tsig import NO_KEYS, Keys
 
 LOOPBACK = b"\x7f\0\0\1"
+#: Of cookies (RFC 9018): bytes of a secret, and how many there may be.
+SECRET_SIZE = 16
+MOST_SECRETS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class Policy:
     chaos           answer id.server and its like in class CHAOS
     identity        NSID and id.server without the generation: `host/worker`
     version         what version.server says
-    cookie_secrets  16 bytes each; the first signs, all verify (RFC 9018). None: no cookies
+    cookie_secrets  MOST_SECRETS at most; the first signs, all verify (RFC 9018). None: no cookies
     keepalive_s     idle time-out told to TCP clients that ask (RFC 7828)
     keys            of signed messages (TSIG, RFC 8945)
     transfers       who may have whole zones

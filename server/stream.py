@@ -22,6 +22,7 @@ from server._counters import Counters
 from server._limits import Networks
 from server._stream import Streams
 from server.answerer import Answerer
+from server.cookie_secrets import CookieSecrets
 from server.door import Door, StreamLimits
 from server.dot import Sessions
 from server.orphan import Orphanhood
@@ -63,13 +64,14 @@ class StreamWorker:
         access: Limits,
         certificate: Certificate | None,
         doorkeeper: Doorkeeper | None,
+        cookies: CookieSecrets | None,
     ) -> None:
         self._board = Board.attach(instance)
         self._slot = self._board.claim(SlotKind.STREAM, preferred=max(self._board.slots))
         self._orphanhood = Orphanhood(self._board, SlotKind.STREAM)
         self._lock = ReadLock(self._board, self._slot)
         self._tables = TableReader(self._board, self._slot)
-        self._answerer = Answerer(policy, self._board, self._slot, access.stale_after_s)
+        self._answerer = Answerer(policy, self._board, self._slot, access.stale_after_s, cookies)
         self._limits, self._drop = limits, Networks(access.drop)
         self._streams = Streams(
             _room_for(limits.clients),
@@ -230,8 +232,9 @@ def run_stream(
     doorkeeper: Doorkeeper | None = None,
     encrypted: Sequence[socket.socket] = (),
     certificate: Certificate | None = None,
+    cookies: CookieSecrets | None = None,
 ) -> int:
     """The stream worker's main; its exit status. `encrypted`: listeners for TLS, which need a certificate."""
-    worker = StreamWorker(instance, policy, limits, access, certificate, doorkeeper)
+    worker = StreamWorker(instance, policy, limits, access, certificate, doorkeeper, cookies)
     worker.run(listeners, encrypted, drain_timeout_s)
     return 0

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from server.control import ControlSocket
+from server.cookie_secrets import CookieSecrets
 from server.culprit import StackFile
 from server.handover import Handover
 from server.passage import Passage
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 #: How often the supervisor looks at its workers; a third of what a systemd watchdog would at least be set to.
 TICK_S = 0.1
+#: How often it looks whether the file of cookie secrets has changed.
+LOOK_S = 1.0
 #: Exit status of a child whose code raised.
 CHILD_FAILED = 70
 
@@ -55,6 +58,7 @@ class Plan:
     run_stream: Callable[[list[socket.socket], list[socket.socket]], int]  # listeners for TCP, and for TLS
     run_exporter: Callable[[], int] | None
     lock: LockFile
+    cookies: CookieSecrets | None = None
     passage: Passage | None = None
     run_transfers: Callable[[], int] | None = None
 
@@ -95,7 +99,7 @@ class Supervisor:
         poll.register(wakeup, select.POLLIN)
         poll.register(self._control.fileno(), select.POLLIN)
         watchdog = watchdog_interval_s()
-        fed = 0.0
+        fed = looked = 0.0
         while not self._finished:
             now = time.monotonic()
             self._words.set("supervisor_heartbeat_ns", time.monotonic_ns())
@@ -103,6 +107,9 @@ class Supervisor:
             for pid, look in self._watch.looks(self._tree.children):
                 self._do(self._tree.observed(pid, look, now))
             self._watch.tell(now)
+            if self._plan.cookies is not None and now - looked > LOOK_S:
+                looked = now
+                self._plan.cookies.look()
             self._announce_ready()
             if watchdog is not None and now - fed > watchdog and self._answers():
                 fed = now
@@ -145,8 +152,10 @@ class Supervisor:
             pass
 
     def _on_hangup(self) -> None:
-        """The stream worker has the certificate; nothing else can be reloaded."""
-        log.info("SIGHUP: the TLS certificate is reloaded if there is one; other settings need a restart")
+        """The stream worker has the certificate, we have the cookie secrets; nothing else can be reloaded."""
+        log.info("SIGHUP: certificate and file of cookie secrets are read again; other settings need a restart")
+        if self._plan.cookies is not None:
+            self._plan.cookies.reload()
         for pid, child in self._tree.children.items():
             if child.role.kind is Kind.STREAM:
                 _signal(pid, signal.SIGHUP)
@@ -347,7 +356,14 @@ class Supervisor:
             return plan.run_transfers()
         policy = replace(plan.policy, identity=f"{plan.policy.identity}/{role.index}")
         setup = WorkerSetup(
-            plan.instance, role.index, self._sockets.udp, handover, policy, plan.limits, plan.drain_timeout_s
+            plan.instance,
+            role.index,
+            self._sockets.udp,
+            handover,
+            policy,
+            plan.limits,
+            plan.drain_timeout_s,
+            plan.cookies,
         )
         return run_worker(setup)
 

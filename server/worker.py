@@ -16,6 +16,7 @@ from server._batch import Batch
 from server._counters import Counters
 from server._limits import Networks, RateLimiter
 from server.answerer import Answerer
+from server.cookie_secrets import CookieSecrets
 from server.culprit import stack_of
 from server.handover import Handover
 from server.orphan import Orphanhood
@@ -78,6 +79,7 @@ class WorkerSetup:
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
     drain_timeout_s: float = 5.0
+    cookies: CookieSecrets | None = None
 
 
 class Worker:
@@ -90,7 +92,7 @@ class Worker:
         self._slot = self._board.claim(SlotKind.WORKER, setup.index, preferred=setup.index)
         self._lock = ReadLock(self._board, self._slot)
         self._tables = TableReader(self._board, self._slot)
-        self._answerer = Answerer(setup.policy, self._board, self._slot, setup.limits.stale_after_s)
+        self._answerer = Answerer(setup.policy, self._board, self._slot, setup.limits.stale_after_s, setup.cookies)
         limits = setup.limits
         self._limiter = RateLimiter(limits.rate / len(setup.sockets), limits.slip, Networks(limits.exempt))
         self._batch = Batch(

@@ -66,6 +66,7 @@ def _look(settings: Settings, part: str, connect: bool) -> list[Remark]:
     if part != "load":
         remarks += checks.listen(settings)
         remarks += checks.tls(settings)
+        remarks += checks.cookies(settings)
         remarks += checks.transfers(settings)
         remarks += checks.runtime_dir(settings)
     remarks += checks.shared_memory(settings, names)

@@ -68,7 +68,8 @@ def test_the_sample_file_changes_nothing(tmp_path: Path) -> None:
 def test_the_sample_file_uncommented_is_right_and_complete(tmp_path: Path) -> None:
     text = uncommented(render.sample_file())
     assert set(tomllib.loads(text)) == {row.name for row in rows() if row.key}
-    for name in ("etcd-password", "etcd-ca.pem", "etcd-client.pem", "etcd-client.key", "tls.pem", "tls.key"):
+    for name in ("etcd-password", "etcd-ca.pem", "etcd-client.pem", "etcd-client.key", "tls.pem", "tls.key",
+                 "cookie-secrets"):  # fmt: skip
         (tmp_path / name).touch()
     path = tmp_path / "standoff.toml"
     path.write_text(text.replace("/etc/standoff/", f"{tmp_path}/"))
