@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -28,6 +28,26 @@ _PER_NAME = 100
 BEGUN = "the history begins here"
 LOST = "changes before this were lost: the loader died, or could not write"
 TOO_LARGE = "too large to be kept (history_size)"
+
+
+class Settings(Protocol):
+    """What the history needs of the settings (cli/settings.py)."""
+
+    @property
+    def instance(self) -> str: ...
+    @property
+    def state_dir(self) -> Path | None: ...
+    @property
+    def history(self) -> int: ...
+    @property
+    def history_size(self) -> int: ...
+
+
+def history_of(settings: Settings) -> History | None:
+    """None if none is to be kept."""
+    if settings.state_dir is None or not settings.history:
+        return None
+    return History(path_of(settings.state_dir, settings.instance), settings.history, settings.history_size << 20)
 
 
 def path_of(folder: Path, instance: str) -> Path:

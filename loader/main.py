@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loader import image, names
+from loader.chronicle import Chronicle
 from loader.control import Desk, LoaderSocket
 from loader.feed import Feed, Update
+from loader.filters.service import FilterService, FilterSettings
+from loader.history import history_of
 from loader.imaging import Imager
 from loader.publisher import ProgressBar, Publisher
 from loader.serials import live_serials
@@ -51,7 +54,7 @@ REPAIR_PAUSE_S = 1.0
 FAULTS_VARIABLE = "STANDOFF_FAULTS"
 
 
-class LoaderSettings(SourceSettings, Protocol):
+class LoaderSettings(SourceSettings, FilterSettings, Protocol):
     """What the loader needs of the settings (cli/settings.py)."""
 
     @property
@@ -64,6 +67,10 @@ class LoaderSettings(SourceSettings, Protocol):
     def default_ttl(self) -> int: ...
     @property
     def image_interval(self) -> float: ...
+    @property
+    def history(self) -> int: ...
+    @property
+    def history_size(self) -> int: ...
 
 
 def load(settings: LoaderSettings, progress: ProgressBar | None = None, restored: Restored | None = None) -> int:
@@ -86,6 +93,7 @@ class _Loader:
         self._restored = restored  # until the sources' table replaces it
         path = image.path_of(settings)
         self._imager = Imager(path, image.shaping_of(settings), settings.image_interval) if path else None
+        self._history = history_of(settings)
         self._zones = [names.from_text(zone) for zone in settings.zone]
         self._feeds = [feed_of(url, settings, self._zones) for url in settings.source]
         self._queue: asyncio.Queue[tuple[int, Update] | None] = asyncio.Queue(QUEUE)
@@ -110,11 +118,16 @@ class _Loader:
             faults.arm(writer)
         self._introduce(writer, remove_leftovers(board))
         zones = Zones(self._zones, self._settings.default_ttl)
-        publisher = Publisher(writer, zones, len(self._feeds), self._progress, live_serials(board))
-        control = LoaderSocket(self._settings.loader_control_path, Desk(publisher, lambda: self._status(publisher)))
+        chronicle = Chronicle(writer, self._history)
+        self._filters = filters = FilterService(self._settings, zones, self._wake)
+        serials = live_serials(board)
+        publisher = Publisher(writer, zones, len(self._feeds), self._progress, serials, chronicle, filters=filters)
+        desk = Desk(publisher, lambda: self._status(publisher), filters)
+        control = LoaderSocket(self._settings.loader_control_path, desk)
         await control.open()
         tasks = [asyncio.create_task(self._read(number, feed)) for number, feed in enumerate(self._feeds)]
         tasks.append(asyncio.create_task(self._beat(writer, board, publisher)))
+        tasks.append(asyncio.create_task(filters.run()))
         work = asyncio.create_task(self._work(publisher, writer))
         stop = asyncio.create_task(self._stop.wait())
         try:
@@ -128,6 +141,8 @@ class _Loader:
             await _cancel([*tasks, work, stop])
             if self._imager is not None:
                 await self._imager.finish(writer, writer.words.get("source_seen_ns"))
+            if self._history is not None:
+                await asyncio.to_thread(self._history.close)
             writer.close()
             lock.release()
 
@@ -183,7 +198,7 @@ class _Loader:
                 await self._imager.keep(writer, writer.words.get("source_seen_ns"))
 
     async def _take(self, publisher: Publisher, item: tuple[int, Update] | None) -> None:
-        """An update, or None: nothing new, but the tables are to be made anew."""
+        """An update, or None: nothing new, but something is to be published."""
         if item is not None:
             await publisher.take(*item)
 
@@ -199,8 +214,12 @@ class _Loader:
             log.error("workers met damage in the table (%d times): making both tables anew", found - self._damage)
             self._repaired, self._repairing = now, True
             publisher.start_over()
-            with contextlib.suppress(asyncio.QueueFull):  # then there is work, and it is done with the next
-                self._queue.put_nowait(None)
+            self._wake()
+
+    def _wake(self) -> None:
+        """Publish, though no source has told anything."""
+        with contextlib.suppress(asyncio.QueueFull):  # then there is work, and it is done with the next
+            self._queue.put_nowait(None)
 
     async def _beat(self, writer: TableWriter, board: Board, publisher: Publisher) -> None:
         """Show on the board, and to systemd, that the loader lives and how its sources are."""
@@ -237,6 +256,7 @@ class _Loader:
             "revision": publisher.revision,
             "published": publisher.published,
             "rejects": len(publisher.rejects()),
+            "history": str(self._history.path) if self._history else "",
             "sources": sources,
         }
 
@@ -251,9 +271,11 @@ class _Loader:
         words.set("relists", sum(s.relists for s in states))
         words.set("drift", sum(s.drift for s in states))
         show_watches(words, states)
+        self._filters.show(words)
         notes = [f"{url}: {s.error}" for url, s in zip(self._settings.source, states, strict=True) if s.error]
         notes += [restored.note()] if restored else []
-        notes += [self._imager.error] if self._imager and self._imager.error else []
+        notes += [kept.error for kept in (self._imager, self._history) if kept and kept.error]
+        notes += list(filter(None, [self._filters.note()]))
         writer.note("; ".join(notes))
 
 

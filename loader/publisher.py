@@ -9,8 +9,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from loader import bulk
+from loader.chronicle import Chronicle
 from loader.compiler import Gift
-from loader.feed import Update
+from loader.feed import Update, Usual
+from loader.filters.service import FilterService
 from loader.model import Record
 from loader.zone import Zones
 from shm.tables import TableWriter
@@ -41,10 +44,16 @@ class Publisher:
         sources: int,
         progress: ProgressBar | None = None,
         serials: Mapping[bytes, int] | None = None,
+        chronicle: Chronicle | None = None,
+        filters: FilterService | None = None,
     ) -> None:
-        """serials: apex -> what is answered now; the first table goes on from there."""
+        """serials: apex -> what is answered now; the first table goes on from there. filters: what the sources give goes
+        through them; None: there are none. chronicle: is told of it all."""
         self._writer = writer
+        self._chronicle = chronicle or Chronicle(writer, None)
         self._zones = zones
+        self._filters = filters
+        self._model = zones if filters is None else filters.bank  # what takes records, and knows keys
         self._serials = serials or {}
         self._progress = progress
         self._keys: list[set[str]] = [set() for _ in range(sources)]
@@ -75,14 +84,10 @@ class Publisher:
         """Apply an update to the zone model."""
         if self._progress is not None:
             self._progress.start(len(update.records))
-        keys = self._keys[source]
-        gone = keys - update.records.keys() if update.full else set()
-        for done, (key, records) in enumerate(_all(update, gone), 1):
-            self._apply(source, key, records, update)
-            if done % STEP == 0:
-                if self._progress is not None:
-                    self._progress.advance(STEP)
-                await self._breathe()
+        if update.usual is not None and not self._keys[source]:
+            await self._take_usual(source, update.usual, len(update.records))
+        else:
+            await self._take_each(source, update)
         for marked, on in update.marks.items():
             self._zones.mark(marked, on)
         self._listed[source] |= update.full
@@ -90,14 +95,37 @@ class Publisher:
         if self._progress is not None:
             self._progress.done()
 
+    async def _take_each(self, source: int, update: Update) -> None:
+        gone = self._keys[source] - update.records.keys() if update.full else set()
+        for done, (key, records) in enumerate(_all(update, gone), 1):
+            self._apply(source, key, records, update)
+            if done % STEP == 0:
+                if self._progress is not None:
+                    self._progress.advance(STEP)
+                await self._breathe()
+
+    async def _take_usual(self, source: int, usual: Usual, count: int) -> None:
+        prefix = f"{source}:" if source else ""
+        for start in range(0, count, STEP):
+            stop = min(start + STEP, count)
+            left = bulk.give_all(self._zones, usual.gifts(start, stop, prefix, self._zones.default_ttl))
+            self._keys[source].update(usual.keys(start, stop))
+            if left:
+                rest = usual.rest([start + number for number in left])
+                for key, records in rest.records.items():
+                    self._apply(source, key, records, rest)
+            if self._progress is not None:
+                self._progress.advance(stop - start)
+            await self._breathe()
+
     def _apply(self, source: int, key: str, records: list[Record] | None, update: Update) -> None:
         name = f"{source}:{key}" if source else key
         revision = update.revisions.get(key, update.revision)
         refused = update.kept.get(key)
         if refused is None or records is not None:
-            self._zones.apply(name, records or (), revision, update.causes.get(key, 0))
+            self._model.apply(name, records or (), revision, update.causes.get(key, 0))
         problem = update.problems.get(key)
-        good = None if refused is None else self._zones.revision_of(name)
+        good = None if refused is None else self._model.revision_of(name)
         (self._kept.discard if good is None else self._kept.add)(name)
         if problem is not None:
             note = "" if good is None else f"; last good value of revision {good} kept"
@@ -114,6 +142,8 @@ class Publisher:
         """Bring what has been taken since the last time before the workers. Raises SegmentError if memory is short."""
         if not self.complete:
             return
+        if self._filters is not None:
+            await self._filters.settle(self._breathe)
         if not self.published:
             await self._publish_all()
         else:
@@ -121,7 +151,8 @@ class Publisher:
             if not changes and self._published_revision == self.revision:
                 return
             meta = self._describe()
-            await _drive(self._writer.apply(changes, self.revision, meta))
+            with self._chronicle.telling(changes):
+                await _drive(self._writer.apply(changes, self.revision, meta))
         self._published_revision = self.revision
         self._untold = True
 
@@ -144,7 +175,8 @@ class Publisher:
             shown = done
 
         started = time.monotonic()
-        await _drive(self._writer.replace(self._zones.all_nodes(), self.revision, self._describe(), names, advance))
+        with self._chronicle.telling(None, "first"):
+            await _drive(self._writer.replace(self._zones.all_nodes(), self.revision, self._describe(), names, advance))
         if self._progress is not None:
             self._progress.done()
         # A million names are some millions of objects: a collection that looks at them all would hold up a change for a
@@ -191,7 +223,7 @@ class Publisher:
 
     def revision_of(self, name: str) -> int:
         """The revision of a key's last change, 0 if it is not known."""
-        return self._problem_revisions.get(name) or self._zones.revision_of(name) or 0
+        return self._problem_revisions.get(name) or self._model.revision_of(name) or 0
 
     def about(self, name: bytes) -> tuple[list[Gift], Mapping[str, str], Mapping[str, str]]:
         """Of a name: what which key gives, and key -> what was refused, what was changed there."""
