@@ -60,6 +60,7 @@ class Hooks:
     beat      is called in every turn, at least as often as `watch` wants to look
     say       tells people what happens
     stopping  is called when the tree begins to stop
+    reloading names the child that a SIGHUP is passed on to, once all is ready
     """
 
     is_ready: Callable[[], bool]
@@ -70,6 +71,7 @@ class Hooks:
     beat: Callable[[], None] = _nothing
     say: Callable[[str], None] = message
     stopping: Callable[[], None] = _nothing
+    reloading: str = ""
 
 
 class Foreground:
@@ -130,10 +132,12 @@ class Foreground:
 
     def _signal(self, number: int) -> None:
         # SIGHUP on a terminal says that it is gone; from anywhere else, that somebody expects a reload.
-        if number == signal.SIGHUP and not self._on_terminal:
-            self._hooks.say("SIGHUP: nothing to reload; changed settings need a restart")
-        else:
+        if number != signal.SIGHUP or self._on_terminal:
             self._happen(StopAsked())
+        elif self._tree.phase is policy.Phase.READY and self._hooks.reloading in self._pids:
+            os.kill(self._pids[self._hooks.reloading], signal.SIGHUP)
+        else:
+            self._hooks.say("SIGHUP: nothing to reload; changed settings need a restart")
 
     def _happen(self, event: policy.Event) -> None:
         before = self._tree.phase

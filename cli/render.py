@@ -197,7 +197,8 @@ def command_page() -> str:
     lines += [
         ".SH SIGNALS",
         "run, serve and load end gracefully on SIGTERM and SIGINT; a second one ends run at once. When its terminal is "
-        "gone (SIGHUP), run ends as well.",
+        "gone (SIGHUP), run ends as well. Without a terminal, SIGHUP makes run and serve read the TLS certificate and "
+        "the file of cookie secrets again.",
         ".SH FILES",
         *_definition("/etc/standoff/standoff.toml", "Settings, unless --config names another file."),
         *_definition("/run/standoff/INSTANCE.sock", "Control socket."),

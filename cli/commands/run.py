@@ -63,6 +63,7 @@ def command(settings: Settings, as_json: bool) -> int:
         become=herald.become,
         beat=herald.beat,
         stopping=herald.stopping,
+        reloading="server",
     )
     # The server first: `prepare` imports what only loaders need.
     entries = {"server": functools.partial(_serve, settings), "loader": functools.partial(run_loader, settings)}

@@ -81,7 +81,10 @@ class Server:
         return found
 
     def hang_up(self) -> None:
-        os.kill(self.board.supervisor.get("supervisor_pid"), signal.SIGHUP)
+        """As `systemctl reload` does: to the foreground process, which passes it on."""
+        supervisor = self.board.supervisor.get("supervisor_pid")
+        parent = Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[1]
+        os.kill(int(parent), signal.SIGHUP)
 
 
 class Load(threading.Thread):

@@ -225,6 +225,24 @@ def test_a_hangup_without_a_terminal_stops_nothing() -> None:
         assert running.end()[0] == 0
 
 
+def test_a_hangup_is_passed_on_to_the_child_that_reloads() -> None:
+    with tree(
+        """
+        def server():
+            signal.signal(signal.SIGHUP, lambda *_: say("reloaded"))
+            return idle()
+        run(loader=idle, server=server, hooks={"reloading": "server"})
+        """
+    ) as running:
+        for _ in range(2):
+            running.line("idle")
+        running.line("ready")
+        running.signal(signal.SIGHUP)
+        running.line("reloaded")
+        running.signal(signal.SIGTERM)
+        assert running.end()[0] == 0
+
+
 def test_what_is_prepared_in_the_parent_is_there_in_the_child() -> None:
     with tree(
         """
