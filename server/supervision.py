@@ -24,6 +24,14 @@ SPARED = 3
 LEAK_AFTER_S = 0.25
 #: R6: a reader inside, or a child without a sign of life, for this long is replaced.
 CONDEMN_AFTER_S = 1.0
+#: A child without a sign of life for this long is asked where it is, in time for the report of its end.
+QUESTION_AFTER_S = 0.75
+#: When all are silent at once it is the machine that stands still, more likely than all of them: killing every worker
+#: would then make a bad moment worse. So the first is replaced after this long, others one a CONDEMN_AFTER_S.
+ALL_SILENT_AFTER_S = 3.0
+#: Silence of this long makes a child one of "all". As soon as one moves, be it a successor, the others have as long to
+#: do so, too.
+SILENT_S = 0.5
 #: The most that one look adds to a child's silence: some ticks of the supervisor.
 LONGEST_LOOK_S = 0.25
 #: After SIGTERM a child has the drain time-out and this much; then SIGKILL.
@@ -85,6 +93,13 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """Ask a silent child for its stack. Once for each silence."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Steer:
     """Send new datagrams to the first `workers` workers only."""
 
@@ -103,7 +118,7 @@ class Finish:
     """Everything is down: leave."""
 
 
-Action = Start | Terminate | Kill | Report | Steer | Close | Finish
+Action = Start | Terminate | Kill | Report | Question | Steer | Close | Finish
 
 
 # ---- state
@@ -131,6 +146,7 @@ class Child:
     section: int = 0  # the same of its section, while it is inside
     inside_s: float = 0.0
     reported: bool = False
+    questioned: bool = False
     looked: float = 0.0
 
 
@@ -150,6 +166,8 @@ class Supervision:
         self.drain_timeout_s = drain_timeout_s
         self.stopping = False
         self.children: dict[int, Child] = {}
+        self._all_silent = False
+        self._condemn_at = 0.0  # not before, for all were silent
         self._places: dict[Role, Place] = {Role(Kind.WORKER, i): Place() for i in range(workers)}
         self._places[Role(Kind.STREAM)] = Place()
         if exporter:
@@ -199,7 +217,10 @@ class Supervision:
             return []
         passed = min(now - child.looked, LONGEST_LOOK_S)
         child.looked = now
-        child.quiet_s = 0.0 if child.heartbeat != look.heartbeat else child.quiet_s + passed
+        if child.heartbeat != look.heartbeat:
+            child.quiet_s, child.questioned = 0.0, False
+        else:
+            child.quiet_s += passed
         if child.section != look.section:
             child.inside_s, child.reported = 0.0, False
         elif look.section & 1:
@@ -209,11 +230,27 @@ class Supervision:
         if child.inside_s >= LEAK_AFTER_S and not child.reported:
             child.reported = True
             actions.append(Report(pid, child.role))
-        if max(child.quiet_s, child.inside_s) >= CONDEMN_AFTER_S:
+        elif child.quiet_s >= QUESTION_AFTER_S and not child.questioned and not look.section & 1:
+            child.questioned = True
+            actions.append(Question(pid))
+        if max(child.quiet_s, child.inside_s) >= CONDEMN_AFTER_S and not self._spared(child, now):
             child.killed = True
             why = "inside the read lock" if look.section & 1 else "no sign of life"
             actions.append(Kill(pid, child.role, f"{why} for {max(child.quiet_s, child.inside_s):.1f} s"))
         return actions
+
+    def _spared(self, child: Child, now: float) -> bool:
+        """Whether a child that would be condemned is not, because nobody else moves either, or did until just now."""
+        watched = [other for other in self.children.values() if other.looked and not other.killed]
+        if len(watched) == 1 or any(other.quiet_s < SILENT_S for other in watched):
+            if self._all_silent:
+                self._all_silent, self._condemn_at = False, now + SILENT_S
+            return now < self._condemn_at
+        self._all_silent = True
+        if child.quiet_s < ALL_SILENT_AFTER_S or now < self._condemn_at:
+            return True
+        self._condemn_at = now + CONDEMN_AFTER_S
+        return False
 
     def scale(self, workers: int, now: float) -> list[Action]:
         """Change the number of workers. Raises ValueError out of 1..MOST_WORKERS."""

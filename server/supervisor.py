@@ -23,7 +23,20 @@ from server.handover import Handover
 from server.passage import Passage
 from server.policy import Policy
 from server.sockets import Address, SocketTable
-from server.supervision import Action, Close, Finish, Kill, Kind, Report, Role, Start, Steer, Supervision, Terminate
+from server.supervision import (
+    Action,
+    Close,
+    Finish,
+    Kill,
+    Kind,
+    Question,
+    Report,
+    Role,
+    Start,
+    Steer,
+    Supervision,
+    Terminate,
+)
 from server.watch import LockWatch
 from server.worker import LEAKED, Limits, WorkerSetup, run_worker
 from shm import layout
@@ -251,8 +264,10 @@ class Supervisor:
                     _signal(pid, signal.SIGTERM)
                 case Report(pid, role):
                     self._watch.report(pid, role, time.monotonic())
+                case Question(pid):
+                    self._watch.question(pid)
                 case Kill(pid, role, reason):
-                    log.error("%s (pid %d): %s; replacing it", role, pid, reason)
+                    log.error("%s (pid %d): %s%s; replacing it", role, pid, reason, self._watch.whereabouts(pid))
                     self._words.add("workers_condemned")
                     _signal(pid, signal.SIGKILL)
                 case Steer(workers):

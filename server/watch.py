@@ -38,6 +38,7 @@ class LockWatch:
         self._words = words
         self._stacks: dict[int, StackFile] = {}  # by pid
         self._inquiries: list[_Inquiry] = []
+        self._questioned: set[int] = set()
         self._writer_since = 0  # the hold of the write lock that was reported last
 
     def adopt(self, pid: int, stack: StackFile) -> None:
@@ -46,6 +47,7 @@ class LockWatch:
 
     def forget(self, pid: int) -> None:
         """A child is gone."""
+        self._questioned.discard(pid)
         stack = self._stacks.pop(pid, None)
         if stack is not None:
             stack.close()
@@ -70,6 +72,22 @@ class LockWatch:
             section = slot.get("section")
             self._inquiries.append(_Inquiry(pid, role, slot, section, now + STACK_PATIENCE_S, acquired_at(pid)))
 
+    def question(self, pid: int) -> None:
+        """Ask a silent child for its stack."""
+        self._stacks[pid].ask(pid)
+        self._questioned.add(pid)
+
+    def whereabouts(self, pid: int) -> str:
+        """What a child that was questioned does, and where: for the end of a line. Empty for any other."""
+        if pid not in self._questioned:
+            return ""
+        self._questioned.discard(pid)
+        return f"; it is {process_state(pid)}; now at {self._place(pid)}"
+
+    def _place(self, pid: int) -> str:
+        stack = self._stacks[pid].take() if pid in self._stacks else []
+        return " < ".join(stack) or "an unknown place: it does not answer signals"
+
     def tell(self, now: float) -> None:
         """Log the reports that are due, and a writer that does not let go."""
         due = [inquiry for inquiry in self._inquiries if inquiry.due <= now]
@@ -81,7 +99,6 @@ class LockWatch:
     def _tell_reader(self, inquiry: _Inquiry) -> None:
         pid, slot = inquiry.pid, inquiry.slot
         inside = (time.monotonic_ns() - slot.get("since_ns")) / 1e9
-        stack = self._stacks[pid].take() if pid in self._stacks else []
         log.error(
             "read lock leaked: %s (pid %d, slot %d) has been inside for %.2f s%s; it is %s; now at %s%s",
             inquiry.role,
@@ -90,7 +107,7 @@ class LockWatch:
             inside,
             "" if slot.get("section") == inquiry.section else ", and has just left",
             process_state(pid),
-            " < ".join(stack) or "an unknown place: it does not answer signals",
+            self._place(pid),
             f"; acquired at {inquiry.site}" if inquiry.site else "",
         )
 

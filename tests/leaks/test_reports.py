@@ -28,7 +28,8 @@ from drill.scene import IN_HAND, LONGEST_PUBLISH_S, LONGEST_WAIT_S, UNFIT_SHARE
 from drill.timeline import Outcome, Timeline
 from loader import faults as loader_faults
 from server import faults
-from server.supervision import CONDEMN_AFTER_S, LEAK_AFTER_S
+from server.supervision import ALL_SILENT_AFTER_S, CONDEMN_AFTER_S, LEAK_AFTER_S
+from shm.layout import SlotKind
 
 pytestmark = pytest.mark.slow
 
@@ -219,6 +220,9 @@ def test_a_worker_in_an_endless_loop_outside_the_lock(case: Case) -> None:
     told = [line.message for line in instance.log() if f"(pid {pid})" in line.message and "replacing" in line.message]
     assert len(told) == 1
     assert "no sign of life for 1." in told[0]
+    assert "it is running; now at server/faults.py:" in told[0]
+    assert " in _endless_loop < server/faults.py:" in told[0]
+    assert re.search(r" < server/worker\.py:\d+ in run ", told[0])
     assert replaced >= CONDEMN_AFTER_S
     assert seen.fair_s(swap.asked_ns, swap.done_ns) <= 0.5
     assert seen.lost == []
@@ -255,6 +259,43 @@ def test_two_workers_at_once(case: Case) -> None:
     assert seen.fair_s(swap.asked_ns, swap.done_ns) <= LONGEST_PUBLISH_S
     assert seen.lost == []
     assert case.metric("standoff_lock_leaks_total") == 2
+
+
+def test_all_at_once(case: Case) -> None:
+    """Every worker and the stream worker are stopped, as if the machine stood still: patience first, then they go."""
+    instance = case.instance
+    pids = [
+        slot.get("pid") for slot in instance.board.workers() if slot.get("kind") in (SlotKind.WORKER, SlotKind.STREAM)
+    ]
+    assert len(pids) == instance.workers + 1
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    struck = time.monotonic()
+    for pid in pids:
+        instance.wait_for_successor(pid)
+    replaced = time.monotonic() - struck
+    seen = case.client.stop()
+    print(f"MEASURED all were replaced after {replaced:.2f} s")
+    told = [line.message for line in instance.log() if line.message.endswith("; replacing it")]
+    assert len(told) == len(pids)
+    assert "it is stopped by a signal; now at an unknown place" in told[0]
+    assert replaced >= ALL_SILENT_AFTER_S
+    assert replaced <= ALL_SILENT_AFTER_S + LATE_S + CONDEMN_AFTER_S + seen.stalls.total_ns / 1e9
+    assert instance.publish().waited_s < LONGEST_PUBLISH_S + 1.0
+
+
+def test_all_stand_still_for_a_moment(case: Case) -> None:
+    """For longer than condemns one alone: nobody is replaced, as long as they go on."""
+    instance = case.instance
+    pids = [slot.get("pid") for slot in instance.board.workers()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(CONDEMN_AFTER_S + 0.7)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    instance.publish()
+    assert {slot.get("pid") for slot in instance.board.workers()} == set(pids)
+    assert case.metric("standoff_children_condemned_total") == 0
 
 
 # ---------------------------------------------------------------- the loader

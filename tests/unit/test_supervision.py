@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from server.supervision import (
+    ALL_SILENT_AFTER_S,
     CONDEMN_AFTER_S,
     FIRST_BACK_OFF_S,
     KILL_GRACE_S,
     LEAK_AFTER_S,
     LONGEST_BACK_OFF_S,
     MOST_WORKERS,
+    SILENT_S,
     SPARED,
     STEADY_S,
     Action,
@@ -24,6 +26,7 @@ from server.supervision import (
     Kill,
     Kind,
     Look,
+    Question,
     Report,
     Role,
     Start,
@@ -47,6 +50,7 @@ class World:
         self.told: set[int] = set()
         self.killed: set[int] = set()
         self.reported: list[int] = []
+        self.questioned: list[int] = []
         self.finished = False
         self.starts: list[tuple[float, Role]] = []
         self.can_fork = True
@@ -82,6 +86,9 @@ class World:
                 case Report(pid, role):
                     assert self.tree.children[pid].role == role
                     self.reported.append(pid)
+                case Question(pid):
+                    assert pid not in self.killed
+                    self.questioned.append(pid)
                 case Steer(workers):
                     assert workers == self.tree.wanted
                 case Finish():
@@ -264,6 +271,7 @@ def test_silence_is_condemned_and_movement_is_not() -> None:
     silent, lively = (world.pid_of(Role(Kind.WORKER, i)) for i in range(2))
     look_often(world, {silent: [Look(7, 2)] * TICKS, lively: [Look(i + 1, 2) for i in range(TICKS)]})
     assert world.killed == {silent}
+    assert world.questioned == [silent], "where it is has been asked, once"
     assert world.tree.running(Role(Kind.WORKER, 0)) is not None, "it is replaced when it is gone, not before"
     world.reap()
     assert world.pid_of(Role(Kind.WORKER, 0)) != silent
@@ -294,6 +302,73 @@ def test_a_stall_of_the_machine_condemns_nobody() -> None:
         world.now += 60  # nobody ran
     world.do(world.tree.observed(pid, Look(8, 3), world.now))
     assert not world.killed
+
+
+def look_for(world: World, seconds: float, moving: set[Role]) -> dict[float, set[int]]:
+    """Who was killed when, in so much time in which only these move; the killed are reaped, and start moving."""
+    killed: dict[float, set[int]] = {}
+    start, known = world.now, set(world.tree.children)
+    while world.now < start + seconds:
+        world.now += TICK_S
+        before = set(world.killed)
+        for child in list(world.tree.children.values()):
+            beats = child.role in moving or child.pid not in known
+            world.do(world.tree.observed(child.pid, Look(int(world.now * 100) if beats else 7, 2), world.now))
+        if world.killed != before:
+            killed[round(world.now - start, 1)] = world.killed - before
+        world.reap()
+    return killed
+
+
+ALL = [Role(Kind.WORKER, 0), Role(Kind.WORKER, 1), Role(Kind.STREAM)]
+
+
+@pytest.mark.parametrize("moving", ALL)
+def test_one_that_moves_shows_that_the_others_are_to_blame(moving: Role) -> None:
+    world = World(2)
+    world.tick()
+    silent = {world.pid_of(role) for role in ALL if role != moving}
+    killed = look_for(world, 2.0, {moving})
+    assert set().union(*killed.values()) == silent
+    assert all(CONDEMN_AFTER_S <= at <= CONDEMN_AFTER_S + 3 * TICK_S for at in killed)
+
+
+def test_when_all_are_silent_it_takes_longer_and_one_goes_first() -> None:
+    world = World(2)
+    world.tick()
+    pids = {world.pid_of(role) for role in ALL}
+    killed = look_for(world, 6.0, set())
+    (first, one), *rest = killed.items()
+    assert ALL_SILENT_AFTER_S <= first <= ALL_SILENT_AFTER_S + 3 * TICK_S
+    assert len(one) == 1
+    assert set().union(*killed.values()) == pids
+    assert all(at <= first + SILENT_S + 3 * TICK_S for at, _ in rest), "its successor moves: it is not the machine"
+
+
+def test_when_no_successor_comes_they_go_one_after_the_other() -> None:
+    world = World(2)
+    world.tick()
+    first = set(world.tree.children)
+    times: list[float] = []
+    for _ in range(60):
+        world.now += TICK_S
+        before = len(world.killed)
+        for pid in first & set(world.tree.children):
+            world.do(world.tree.observed(pid, Look(7, 2), world.now))
+        assert len(world.killed) - before <= 1
+        times += [world.now] * (len(world.killed) - before)
+        world.reap()
+    assert len(times) == len(first)
+    assert all(later - earlier >= SILENT_S - 0.01 for earlier, later in pairwise(times))
+
+
+def test_a_pause_of_the_machine_condemns_nobody() -> None:
+    """All stood still for less than the patience, then one after the other goes on."""
+    world = World(2)
+    world.tick()
+    assert look_for(world, ALL_SILENT_AFTER_S - 0.5, set()) == {}
+    assert look_for(world, 0.3, set(ALL[:1])) == {}
+    assert look_for(world, 2.0, set(ALL)) == {}
 
 
 def test_stop_asks_then_kills_then_finishes() -> None:
