@@ -32,6 +32,26 @@ class Rejects(msgspec.Struct):
     complete: bool
 
 
+class Target(msgspec.Struct, frozen=True):
+    """A target of health checks (loader/health.py: Row)."""
+
+    target: str
+    state: str
+    checked: str
+    forced: bool
+    since: float
+    error: str
+    names: list[str]
+    total: int
+
+
+class HealthSet(msgspec.Struct, frozen=True):
+    """The targets that were set; kept: whether a restart knows of it."""
+
+    targets: list[str]
+    kept: bool
+
+
 class _Page(msgspec.Struct):
     serial: int
     total: int
@@ -65,3 +85,20 @@ def rejects(settings: Settings, most: int = MOST_REJECTS) -> Rejects:
             made = sorted(found[:most], key=lambda one: (one.source, one.key))
             return Rejects(made, page.total, same and len(made) == page.total)
     raise AssertionError("unreachable")
+
+
+def health(settings: Settings) -> list[Target]:
+    """All targets of health checks, sorted. Raises NotRunning, ControlFailed."""
+    found: list[Target] = []
+    after: str | None = ""
+    while after is not None:
+        page = request(settings, "health", after=after)
+        found += msgspec.convert(page["targets"], list[Target])
+        after = page["more"]
+    return found
+
+
+def set_health(settings: Settings, target: str, state: str) -> HealthSet:
+    """Have a target up, down or auto. Raises NotRunning, ControlFailed."""
+    fields = request(settings, "health-set", target=target, state=state)
+    return HealthSet(fields["targets"], fields["kept"])

@@ -16,10 +16,12 @@ PREFIX = "STANDOFF_"
 SERVING = frozenset({"run", "serve", "check"})
 LOADING = frozenset({"run", "load", "check"})
 DAEMONS = SERVING | LOADING
-TOOLS = frozenset({"status", "lookup", "wait", "locks", "scale", "rejects", "explain", "export", "history", "diff"})
+TOOLS = frozenset(
+    {"status", "lookup", "wait", "locks", "scale", "rejects", "explain", "export", "history", "diff", "health"}
+)
 EVERY = DAEMONS | TOOLS | {"import", "lint"}
 #: Who asks the server or the loader over a socket.
-ASKING = frozenset({"scale", "rejects", "explain", "history", "diff", "lookup"})
+ASKING = frozenset({"scale", "rejects", "explain", "history", "diff", "lookup", "health"})
 #: Who reads the history.
 PAST = frozenset({"history", "diff", "lookup"})
 #: Who reads sources without an instance.

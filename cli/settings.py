@@ -153,6 +153,21 @@ class Settings(Serving, frozen=True, kw_only=True):
             SOURCES, LOADING,
         ),
     ] = "drop"  # fmt: skip
+    filters: Annotated[
+        list[str],
+        row(
+            "Filters that names with attributes pass, in order (docs/filters.md): windows, health, weights, or entry "
+            "points of standoff.filters that are installed; none: no filter.",
+            SOURCES, LOADING, form=values.FILTER,
+        ),
+    ] = msgspec.field(default_factory=lambda: ["windows", "health", "weights"])  # fmt: skip
+    filter_timeout: Annotated[
+        float,
+        row(
+            "A filter of your own that takes longer than this for one name is stopped and left out for a while.",
+            SOURCES, LOADING, unit="seconds", ge=0.01, le=10,
+        ),
+    ] = 0.25  # fmt: skip
     relist_interval: Annotated[
         float,
         row(

@@ -169,6 +169,12 @@ def _text(text: str) -> str:
     return text
 
 
+def _filter(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,62}", text):
+        raise ValueError("it is not a name of letters, digits and -_.")
+    return text
+
+
 LISTEN = Form("ADDR:PORT", "an IP address and a port from 1 to 65535, as in 127.0.0.1:53 or [::1]:53", _listen)
 METRICS = Form("ADDR:PORT", "an IP address and a port (0 = any), as in 127.0.0.1:9153, or empty", _address_or_empty)
 INSTANCE_NAME = Form("NAME", "1 to 32 of a-z, 0-9 and '-', the first not '-'", _instance)
@@ -182,4 +188,5 @@ FOLDER_OR_NONE = Form("FOLDER", "the path of a folder, or empty", lambda text: _
 GRANT = Form("CLIENT", "a network, a key's name or NETWORK#KEY, as in 192.0.2.0/24#transfer.example", _grant)
 NOTIFIED = Form("ADDR[:PORT][#KEY]", "an IP address, as in 192.0.2.7, [2001:db8::7]:5353 or 192.0.2.7#key", _notified)
 TSIG_KEY = Form("NAME:ALGORITHM:BASE64", "NAME:ALGORITHM:BASE64, as in transfer:hmac-sha256:c2VjcmV0", _tsig_key)
+FILTER = Form("FILTER", "the name of a filter, or none", _filter)
 TEXT = Form("TEXT", "a line of text", _text)

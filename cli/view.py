@@ -20,6 +20,12 @@ LAGGING_AFTER_S = 1.0
 LEAK_AFTER_S = 0.25
 
 
+_COUNTS = (
+    "names", "keys", "rejects", "kept", "relists", "drift", "table_bytes", "checks_up", "checks_down",
+    "names_unfiltered",
+)  # fmt: skip
+
+
 class Loader(msgspec.Struct, frozen=True, kw_only=True):
     """Ages in seconds; None: never. event_age, progress_age, relist_age, alarms: of etcd sources (shm/layout.py)."""
 
@@ -39,6 +45,9 @@ class Loader(msgspec.Struct, frozen=True, kw_only=True):
     relists: int
     drift: int
     table_bytes: int
+    checks_up: int = 0
+    checks_down: int = 0
+    names_unfiltered: int = 0
     note: str
     write_lock_held: float | None
 
@@ -114,7 +123,7 @@ def collect(board: Board) -> Status:
         alarms=words.get("source_alarms"),
         note=board.loader_note,
         write_lock_held=_age(monotonic, words.get("write_hold_since_ns")),
-        **{name: words.get(name) for name in ("names", "keys", "rejects", "kept", "relists", "drift", "table_bytes")},
+        **{name: words.get(name) for name in _COUNTS},
     )
     words = board.supervisor
     supervisor = Supervisor(
@@ -161,6 +170,8 @@ def _why_degraded(status: Status) -> Iterator[str]:
         yield f"alarm: {loader.note}"
     elif _silent(loader.heartbeat_age):
         yield f"the loader has not moved for {loader.heartbeat_age:.0f} s"
+    if loader.alive and loader.names_unfiltered:
+        yield f"a filter is bypassed at {loader.names_unfiltered} names: {loader.note}"
     if loader.write_lock_held is not None and loader.write_lock_held > LEAK_AFTER_S:
         yield f"the loader (pid {loader.pid}) has held the write lock for {loader.write_lock_held:.2f} s"
     if status.workers and not supervisor.alive:

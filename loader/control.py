@@ -5,7 +5,8 @@ then a msgpack map. A request has "command"; a reply has "ok" and "message". One
 
     status                            what the model holds, and how the sources are
     rejects  from                     a page of the keys that give nothing, in no order; more: where the next begins
-    explain  name (wire form)         which keys give what to that name, and what was refused or changed there
+    explain  name (wire form)         which keys give what to that name, and what was refused, changed or filtered there
+    health, health-set                targets of health checks (loader/filters/service.py)
 
 Nothing here may hold up a change: a reply is made of what is in dictionaries already, for at most PAGE items and
 some PAGE_BYTES (0.4 ms). Rejects are gone through in the order of their dictionary, without a copy of it (0.1 s for a
@@ -72,12 +73,21 @@ class Known(Protocol):
     def about(self, name: bytes) -> tuple[list[Gift], Mapping[str, str], Mapping[str, str]]: ...
 
 
+class Filtering(Protocol):
+    """What filters tell (loader/filters/service.py)."""
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]: ...
+    def taken(self, owner: bytes) -> list[dict[str, Any]]: ...
+
+
 class Desk:
     """Answers requests; knows no socket."""
 
-    def __init__(self, known: Known, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, known: Known, status: Callable[[], dict[str, Any]], filtering: Filtering | None = None) -> None:
         self._known = known
         self._status = status
+        self._filtering = filtering
         self._book: Mapping[str, str] = {}
         self._serial = 0
         self._place = 0  # how many of the book's items are behind us
@@ -88,6 +98,8 @@ class Desk:
         handlers: dict[str, Handler] = {
             "status": lambda _: self._status(), "rejects": self._page, "explain": self._explain,
         }  # fmt: skip
+        if self._filtering is not None:
+            handlers |= self._filtering.handlers
         name = request.get("command")
         handler = handlers.get(name) if isinstance(name, str) else None
         if handler is None:
@@ -142,6 +154,7 @@ class Desk:
             "total": len(gifts),
             "problems": _short(problems, self._known),
             "warnings": _short(warnings, self._known),
+            "taken": self._filtering.taken(name.lower()) if self._filtering is not None else [],
         }
 
 

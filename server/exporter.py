@@ -245,6 +245,9 @@ def _loader(board: Board) -> Iterator[Metric]:
         "standoff_source_keys": ("Keys held from the source.", words["keys"]),
         "standoff_source_rejects": ("Keys whose value is refused at present.", words["rejects"]),
         "standoff_source_kept": ("Of these, keys that go on with their last good value.", words["kept"]),
+        "standoff_checks_up": ("Targets of health checks that are up, or not known yet.", words["checks_up"]),
+        "standoff_checks_down": ("Targets of health checks that are down.", words["checks_down"]),
+        "standoff_names_unfiltered": ("Names at which a filter is bypassed.", words["names_unfiltered"]),
         "standoff_lock_write_wait_max_seconds": ("Longest wait for the write lock.", words["write_wait_max_ns"] / 1e9),
         "standoff_lock_write_hold_max_seconds": ("Longest hold of the write lock.", words["write_hold_max_ns"] / 1e9),
         "standoff_lock_grace_max_seconds": ("Longest wait for readers to leave.", words["grace_max_ns"] / 1e9),
@@ -258,6 +261,9 @@ def _loader(board: Board) -> Iterator[Metric]:
         "standoff_relists": ("Scheduled or forced full listings.", "relists"),
         "standoff_drift": ("Differences that re-lists found and repaired.", "drift"),
         "standoff_table_grown": ("Rebuilds into a larger segment.", "grown"),
+        "standoff_check_flips": ("Targets of health checks that went up or down.", "check_flips"),
+        "standoff_checker_starts": ("Starts of the health checker's process.", "checker_starts"),
+        "standoff_filter_bypasses": ("Times that a filter was bypassed at a name.", "filter_bypasses"),
     }
     for name, (help_, word) in counters.items():
         yield CounterMetricFamily(name, help_, value=words[word])

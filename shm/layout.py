@@ -115,6 +115,12 @@ LOADER_WORDS = _words(
     "watch_progress_ns",  # CLOCK_REALTIME of that, or of etcd's word that there is none to send
     "relisted_ns",  # CLOCK_REALTIME of the last list compared in full
     "source_alarms",  # sources that have raised one: etcd's NOSPACE, CORRUPT
+    "checks_up",  # targets of health checks that are up, or not known yet
+    "checks_down",
+    "check_flips",
+    "checker_starts",
+    "filter_bypasses",  # names at which a filter was left out, each time
+    "names_unfiltered",  # those at which one is left out at present
 )
 
 # ---------------------------------------------------------------- control segment, page 1

@@ -92,6 +92,8 @@ def _parts(status: Status) -> RenderableType:
         table.add_row("", f"watch: last event {ago(loader.event_age)}, progress confirmed {ago(loader.progress_age)}")
     last = "" if loader.relist_age is None else f", the last list {ago(loader.relist_age)}"
     table.add_row("", f"{loader.relists} re-lists{last}, {loader.drift} differences found")
+    if loader.checks_up or loader.checks_down:
+        table.add_row("", f"{loader.checks_up} targets of health checks up, {loader.checks_down} down")
     if loader.note:
         from rich.text import Text
 

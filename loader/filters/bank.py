@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Sequence
 from typing import Protocol
 
 from loader.attributes import NONE, Conditional
@@ -139,6 +139,11 @@ class Bank:
     def watched(self) -> int:
         """Names."""
         return len(self._watched)
+
+    @property
+    def watched_names(self) -> Container[bytes]:
+        """Names whose keys have to come through `apply`, as of now and from now on."""
+        return self._names
 
     def taken(self, owner: bytes) -> list[Taken]:
         """What the filters took away from a name."""

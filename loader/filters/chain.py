@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 #: Ours, in the order in which they make sense: of the records that count now those that work, of these a share.
 BUILT_IN: dict[str, Filter] = {"windows": windows, "health": health, "weights": weights}
+#: In the place of a filter's name: there is none.
+NO_FILTER = "none"
 #: Names filtered between two looks at the event loop: some 20 ms.
 STEP = 500
 
@@ -55,10 +57,11 @@ class Chain:
 
     def __init__(self, names: Sequence[str], limit_s: float, back: Callable[[], None]) -> None:
         """limit_s: for one name in a filter that is not ours. back: called when such a filter can be asked (again)."""
-        self.processes = [FilterProcess(name, limit_s, back) for name in names if name not in BUILT_IN]
+        wanted = [name for name in dict.fromkeys(names) if name != NO_FILTER]
+        self.processes = [FilterProcess(name, limit_s, back) for name in wanted if name not in BUILT_IN]
         others = {process.name: process for process in self.processes}
         self._stages: list[Stage] = [
-            others[name] if name in others else _BuiltIn(name, BUILT_IN[name]) for name in dict.fromkeys(names)
+            others[name] if name in others else _BuiltIn(name, BUILT_IN[name]) for name in wanted
         ]
         self.bypasses = 0
         self._told: set[tuple[str, str]] = set()
