@@ -50,6 +50,20 @@ class Given:
     records: list[tuple[int, int, bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A record that a filter has taken away: it is not answered at present."""
+
+    filter: str
+    key: str
+    type: int
+    data: bytes
+
+    @property
+    def text(self) -> str:
+        return f"{type_text(self.type)} {zone_text(self.type, self.data) if self.data else '(long)'}"
+
+
 @dataclass(slots=True)
 class Told:
     """What the loader knows of one name."""
@@ -58,6 +72,7 @@ class Told:
     total: int = 0
     problems: list[Reject] = field(default_factory=list)
     warnings: list[Reject] = field(default_factory=list)
+    taken: list[Taken] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -164,6 +179,7 @@ def _told(fields: dict[str, Any]) -> Told:
         fields["total"],
         [Reject(**one) for one in fields["problems"]],
         [Reject(**one) for one in fields["warnings"]],
+        [Taken(one["filter"], one["key"], one["number"], one["data"]) for one in fields.get("taken", ())],
     )
 
 

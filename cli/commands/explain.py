@@ -63,6 +63,11 @@ def show(made: Explanation, status: Status) -> None:
     for name, found in made.steps:
         _show_step(made, name, found)
     _show_rejects("rejected or changed", [one for told in made.told.values() for one in told.problems + told.warnings])
+    taken = [one for told in made.told.values() for one in told.taken]
+    if taken:
+        output.data("taken away by filters")
+    for one in taken:
+        output.data(f"  {one.text} of {one.key}: {one.filter}")
     _show_rejects("rejected keys that look as if they were about these names", made.nearby)
     output.data("workers")
     for worker in status.workers:
@@ -138,6 +143,11 @@ def as_data(made: Explanation, status: Status) -> dict[str, Any]:
         "steps": steps,
         "rejects": [one for told in made.told.values() for one in told.problems],
         "warnings": [one for told in made.told.values() for one in told.warnings],
+        "taken": [
+            {"filter": one.filter, "key": one.key, "record": one.text}
+            for told in made.told.values()
+            for one in told.taken
+        ],
         "nearby": made.nearby,
         "workers": [
             {"worker": one.title, "generation": one.generation, "revision": one.revision} for one in status.workers

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 LONGEST_SLEEP_S = 1.0
 #: What filters of others may take to start before the first table is published; later nobody waits for them.
 FIRST_PATIENCE_S = 5.0
-#: Records told as taken away from one name.
-TOLD = 100
+#: Records told as taken away from one name, and octets of data that are told: they share a reply with other things.
+TOLD, TOLD_DATA = 20, 512
 
 
 class FilterSettings(Protocol):
@@ -119,7 +119,7 @@ class FilterService:
     def taken(self, owner: bytes) -> list[dict[str, Any]]:
         """What filters took away from a name."""
         return [
-            {"filter": name, "key": key, "number": type_, "data": data}
+            {"filter": name, "key": key[:200], "number": type_, "data": data if len(data) <= TOLD_DATA else b""}
             for name, key, type_, data in self.bank.taken(owner)[:TOLD]
         ]
 
