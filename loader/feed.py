@@ -6,13 +6,15 @@ A file has records already; for etcd a schema makes them of values. A value that
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from loader import records
+from loader._plain import Short
+from loader.compiler import Gift
 from loader.last_good import rounds
 from loader.model import Changes, Listing, Put, Record, Reject
 from shm.layout import LoaderState
@@ -36,6 +38,7 @@ class Update:
     marks      names that become aggregates (loader/zone.py: Zones.mark), or are none any more
     kept       on_reject = keep: key that has a problem, but keeps what it gave before -> revision of the value refused.
                In records that is its last good value, or None: the same as before. Looked up as problems are
+    usual      the same as records, revisions and problems, a short way through them for who has none of the keys yet
     """
 
     records: Mapping[str, list[Record] | None]
@@ -46,6 +49,24 @@ class Update:
     causes: Mapping[str, int] = field(default_factory=dict)
     marks: Mapping[bytes, bool] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
+    usual: Usual | None = None
+
+
+class Usual(Protocol):
+    """A full update in parts: of most keys a gift (loader/compiler.py) is all there is to know."""
+
+    def keys(self, start: int, stop: int) -> Sequence[str]:
+        """The keys with these numbers, in the order of the records."""
+        ...
+
+    def gifts(self, start: int, stop: int, prefix: str, default_ttl: int) -> Iterator[tuple[bytes, Gift] | None]:
+        """For each of them its gift and the name that gets it; None: the rest has it. prefix: of the gift's key;
+        default_ttl: seconds, for what has none."""
+        ...
+
+    def rest(self, numbers: Sequence[int]) -> Update:
+        """What there is to know of the keys with these numbers."""
+        ...
 
 
 class FeedStatus(Protocol):
@@ -91,7 +112,7 @@ class _Place(Protocol):
 def etcd_feed(source: Source, place: _Place, *, keep: bool = False) -> Feed:
     """An etcd source in a schema that reads each key by itself; of the other one: loader/skydns_feed.py. keep: see
     loader/last_good.py. Raises ValueError."""
-    return _EtcdFeed(source, schema_parse(place.schema, place.prefix), keep)
+    return _EtcdFeed(source, schema_parse(place.schema, place.prefix), keep, place.prefix)
 
 
 def schema_parse(schema: str, prefix: str) -> Parse:
@@ -102,10 +123,11 @@ def schema_parse(schema: str, prefix: str) -> Parse:
 
 
 class _EtcdFeed:
-    def __init__(self, source: Source, parse: Parse, keep: bool) -> None:
+    def __init__(self, source: Source, parse: Parse, keep: bool, prefix: str) -> None:
         self._source = source
         self._parse = parse
         self._keep = keep
+        self._prefix = prefix
 
     @property
     def status(self) -> FeedStatus:
@@ -117,22 +139,67 @@ class _EtcdFeed:
             async for item in items:
                 parts = rounds(item, before) if self._keep and isinstance(item, Changes) else (item,)
                 for part in parts:
-                    yield update_of(part, self._parse, keep=self._keep)
+                    yield update_of(part, self._parse, keep=self._keep, prefix=self._prefix)
                 before = item.revision
 
 
-def update_of(item: Listing | Changes, parse: Parse, *, keep: bool = False) -> Update:
-    """A source's item as an Update. Of several events for a key the last one counts."""
+def update_of(item: Listing | Changes, parse: Parse, *, keep: bool = False, prefix: str | None = None) -> Update:
+    """A source's item as an Update. Of several events for a key the last one counts. prefix: of the keys, for schema
+    records, which knows a short way."""
     problems: dict[str, str] = {}
     if isinstance(item, Listing):
-        puts = {put.key: put for put in item.entries}
-        kept = _Kept(puts, problems) if keep else {}
-        return Update(_Parsed(puts, parse, problems), item.revision, True, problems, _Revisions(puts), kept=kept)
+        puts = _Puts(item.entries)
+        kept: Mapping[str, int] = _Kept(puts, problems) if keep else {}
+        rest = partial(_rest, item.revision, parse, keep)
+        usual = None if prefix is None else _UsualRecords(item.entries, prefix, rest)
+        parsed = _Parsed(puts, parse, problems)
+        return Update(parsed, item.revision, True, problems, _Revisions(puts), kept=kept, usual=usual)
     last = {event.key: event for event in item.events}
     found = {key: _try(parse, event, problems) if isinstance(event, Put) else None for key, event in last.items()}
     revisions = {key: event.mod_revision for key, event in last.items()}
     kept = {key: revisions[key] for key in problems} if keep else {}
     return Update(found, item.revision, False, problems, revisions, kept=kept)
+
+
+def _rest(revision: int, parse: Parse, keep: bool, puts: list[Put]) -> Update:
+    """All the puts' records are made at once: they are few."""
+    return update_of(Changes(list(puts), revision), parse, keep=keep)
+
+
+class _UsualRecords:
+    """The short way through a listing in schema records (loader/_plain.pyx)."""
+
+    def __init__(self, puts: list[Put], prefix: str, rest: Callable[[list[Put]], Update]) -> None:
+        self._puts = puts
+        self._base = prefix.rstrip("/") + "/"
+        self._rest = rest
+        self._short: Short | None = None
+
+    def keys(self, start: int, stop: int) -> list[str]:
+        return [put.key for put in self._puts[start:stop]]
+
+    def gifts(self, start: int, stop: int, prefix: str, default_ttl: int) -> Iterator[tuple[bytes, Gift] | None]:
+        if self._short is None:
+            self._short = Short(self._base, prefix, default_ttl)
+        gift = self._short.gift
+        return (gift(put.key, put.value, put.mod_revision) for put in self._puts[start:stop])
+
+    def rest(self, numbers: Sequence[int]) -> Update:
+        return self._rest([self._puts[number] for number in numbers])
+
+
+class _Puts:
+    """A listing's puts by key; the dictionary is made when somebody asks."""
+
+    def __init__(self, entries: list[Put]) -> None:
+        self.entries = entries
+        self._by_key: dict[str, Put] | None = None
+
+    @property
+    def by_key(self) -> dict[str, Put]:
+        if self._by_key is None:
+            self._by_key = {put.key: put for put in self.entries}
+        return self._by_key
 
 
 def _try(parse: Parse, put: Put, problems: dict[str, str]) -> list[Record] | None:
@@ -151,35 +218,35 @@ def _try(parse: Parse, put: Put, problems: dict[str, str]) -> list[Record] | Non
 class _Parsed(Mapping[str, list[Record] | None]):
     """Records made as they are read: a million of them at once would be 300 MB beside those that the model keeps."""
 
-    def __init__(self, puts: dict[str, Put], parse: Parse, problems: dict[str, str]) -> None:
+    def __init__(self, puts: _Puts, parse: Parse, problems: dict[str, str]) -> None:
         self._puts = puts
         self._parse = parse
         self._problems = problems
 
     def __getitem__(self, key: str) -> list[Record] | None:
-        return _try(self._parse, self._puts[key], self._problems)
+        return _try(self._parse, self._puts.by_key[key], self._problems)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._puts
+        return key in self._puts.by_key
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._puts)
+        return iter(self._puts.by_key)
 
     def __len__(self) -> int:
-        return len(self._puts)
+        return len(self._puts.entries)
 
 
 class _Kept(Mapping[str, int]):
     """The refused puts' mod_revisions, as far as the records have been read."""
 
-    def __init__(self, puts: dict[str, Put], problems: dict[str, str]) -> None:
+    def __init__(self, puts: _Puts, problems: dict[str, str]) -> None:
         self._puts = puts
         self._problems = problems
 
     def __getitem__(self, key: str) -> int:
         if key not in self._problems:
             raise KeyError(key)
-        return self._puts[key].mod_revision
+        return self._puts.by_key[key].mod_revision
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._problems)
@@ -191,14 +258,14 @@ class _Kept(Mapping[str, int]):
 class _Revisions(Mapping[str, int]):
     """The puts' mod_revisions, without a dictionary of their own."""
 
-    def __init__(self, puts: dict[str, Put]) -> None:
+    def __init__(self, puts: _Puts) -> None:
         self._puts = puts
 
     def __getitem__(self, key: str) -> int:
-        return self._puts[key].mod_revision
+        return self._puts.by_key[key].mod_revision
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._puts)
+        return iter(self._puts.by_key)
 
     def __len__(self) -> int:
-        return len(self._puts)
+        return len(self._puts.entries)

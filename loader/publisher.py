@@ -106,9 +106,10 @@ class Publisher:
 
     async def _take_usual(self, source: int, usual: Usual, count: int) -> None:
         prefix = f"{source}:" if source else ""
+        apart = frozenset() if self._filters is None else self._filters.bank.watched_names
         for start in range(0, count, STEP):
             stop = min(start + STEP, count)
-            left = bulk.give_all(self._zones, usual.gifts(start, stop, prefix, self._zones.default_ttl))
+            left = bulk.give_all(self._zones, usual.gifts(start, stop, prefix, self._zones.default_ttl), apart)
             self._keys[source].update(usual.keys(start, stop))
             if left:
                 rest = usual.rest([start + number for number in left])

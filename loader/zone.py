@@ -49,6 +49,7 @@ class Zones:
         # Names whose gifts or zone changed -> revision: settled before anything is told, once for a whole burst.
         self._pending: dict[bytes, int] = {}
         self._changed: set[bytes] = set()
+        self._unlisted = False  # whether _changed lacks names that loader/bulk.py has added
         self._tree = Tree(self._occupied, self._changed)
         self._aggregates: set[bytes] = set()
         self._cuts: set[bytes] = set()  # names with NS that are no apex
@@ -139,6 +140,9 @@ class Zones:
         """Name -> its node block, or None: it is not in the table (any more). Everything touched since the last call,
         which may name what did not change in the end, and what was never there."""
         self._settle_pending()
+        if self._unlisted:
+            self._changed.update(self._gifts.by_name, self._tree.parents())
+            self._unlisted = False
         changes = {name: self._compile(name) for name in self._changed}
         self._changed.clear()
         return changes
@@ -147,6 +151,7 @@ class Zones:
         """For who takes all_nodes() instead: the changes so far are in them."""
         self._settle_pending()
         self._changed.clear()
+        self._unlisted = False
 
     def all_nodes(self) -> Iterator[bytes]:
         """The node blocks of all names. Nothing may be applied meanwhile."""
