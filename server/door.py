@@ -114,11 +114,12 @@ class Door:
             self._let_in(sock, ipaddress.ip_address(peer[0].partition("%")[0]).packed, encrypted)
 
     def _let_in(self, sock: socket.socket, address: bytes, encrypted: bool) -> None:
-        if address in self._drop or not self._has_room(address):
+        network = network_of(address)
+        if address in self._drop or not self._has_room(network, encrypted):
             sock.close()
             return
         if encrypted:
-            slot = self._sessions.begin(sock, address) if self._sessions is not None else -1
+            slot = self._sessions.begin(sock, address, network) if self._sessions is not None else -1
         else:
             sock.setblocking(False)
             slot = self._streams.add(sock.fileno(), address)
@@ -127,11 +128,14 @@ class Door:
             return
         if not encrypted:
             sock.detach()
-        self._inside[network_of(address)] += 1
+        self._inside[network] += 1
 
-    def _has_room(self, address: bytes) -> bool:
+    def _has_room(self, network: bytes, encrypted: bool) -> bool:
         """At a limit, the client that has been silent longest makes room if it is idle at all."""
-        network = network_of(address)
+        if encrypted and self._sessions is not None:
+            if not self._sessions.make_way(network):
+                return False
+            self.sweep()
         most = self._limits.clients_per_address
         if most and self._inside[network] >= most:
             return self._make_room(network)

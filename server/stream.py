@@ -25,6 +25,7 @@ from server.answerer import Answerer
 from server.cookie_secrets import CookieSecrets
 from server.door import Door, StreamLimits
 from server.dot import Sessions
+from server.handshakes import Handshakes
 from server.orphan import Orphanhood
 from server.passage import Doorkeeper
 from server.policy import Policy
@@ -84,7 +85,11 @@ class StreamWorker:
             random_turns=access.random_turns,
         )
         self._certificate = certificate
-        self._sessions = None if certificate is None else Sessions(self._streams, certificate)
+        self._sessions = (
+            None
+            if certificate is None
+            else Sessions(self._streams, certificate, Handshakes(limits.clients, limits.idle_s))
+        )
         self._relays = None if doorkeeper is None else Relays(self._streams, doorkeeper, self._sessions)
         self._adopted = 0
         self._beaten_ns = self._looked_ns = 0
@@ -114,7 +119,8 @@ class StreamWorker:
 
     def _round(self, door: Door) -> None:
         streams = self._streams
-        for who in streams.wait(int(IDLE_S * 1000)):
+        hurried = self._sessions is not None and self._sessions.hurried
+        for who in streams.wait(0 if hurried else int(IDLE_S * 1000)):
             if who <= -1 - relays.FIRST_NUMBER:
                 if self._relays is not None:
                     self._relays.take(-1 - who)
@@ -122,6 +128,8 @@ class StreamWorker:
                 door.answer(-1 - who)
             elif self._sessions is not None:
                 self._sessions.ready(who)
+        if self._sessions is not None:
+            self._sessions.shake()
         streams.receive()
         if streams.waiting:
             self._answer()

@@ -20,11 +20,11 @@ import dns.rcode
 import pytest
 
 from shm.layout import ENCRYPTED_COUNTERS, SlotKind
-from tests.support.certificates import make_pair
 from tests.support.etcd import free_ports
 from tests.support.instances import fresh_instance
 from tests.support.packets import query
 from tests.support.processes import wait_for
+from tests.support.selfsigned import make_pair
 from tests.transfer.primary import PATIENCE_S, Primary, standoff, wait_until_published
 from tests.transfer.secondaries import ZONE, program
 

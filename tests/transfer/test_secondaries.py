@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from shm.layout import ENCRYPTED_COUNTERS, SlotKind
-from tests.support.certificates import make_pair
 from tests.support.etcd import EtcdServer, binaries, free_ports, running
 from tests.support.instances import fresh_instance
 from tests.support.processes import wait_for
+from tests.support.selfsigned import make_pair
 from tests.transfer.primary import PATIENCE_S, put, standoff, transfer, wait_until_published
 from tests.transfer.secondaries import KEY_NAME, KINDS, PRIMARY_NAME, ZONE, program, secondary
 

@@ -25,10 +25,10 @@ from server.tls import Certificate, CertificateError, expiry
 from shm.board import Board
 from shm.layout import ENCRYPTED_COUNTERS
 from shm.tables import TableWriter
-from tests.support.certificates import make_pair
 from tests.support.instances import fresh_instance
 from tests.support.packets import query
 from tests.support.processes import Child, child, drive, wait_for
+from tests.support.selfsigned import make_pair
 from tests.support.tables import example_blocks, example_table
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
