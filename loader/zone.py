@@ -167,6 +167,32 @@ class Zones:
             if name not in gifts and (block := compile_(name)):
                 yield block
 
+    def block(self, name: bytes) -> bytes | None:
+        """The node block of a name, None: it is not in the table."""
+        self._settle_pending()
+        return self._compile(name)
+
+    def has(self, name: bytes) -> bool:
+        """Whether all_nodes() has the name."""
+        self._settle_pending()
+        if not self._occupied(name) and not self._tree.has_beneath(name):
+            return False
+        return self._zone_of(name) is not None and (not self._dnames or self._compile(name) is not None)
+
+    def populated(self, apex: bytes) -> bool:
+        """Whether there are names beneath the apex, in its zone."""
+        self._settle_pending()
+        return next(self._tree.beneath(apex, self._zones), None) is not None
+
+    def grow(self, names: Iterable[bytes]) -> set[bytes]:
+        """Let the serials of the zones that hold these names grow by one; their apexes."""
+        self._settle_pending()
+        grown = {zone for zone in map(self._zone_of, names) if zone is not None}
+        for zone in grown:
+            zone.serial += 1
+            self._changed.add(zone.apex)
+        return {zone.apex for zone in grown}
+
     def __len__(self) -> int:
         """Names that have records of their own (an apex always has). Occluded ones count, empty non-terminals don't."""
         self._settle_pending()

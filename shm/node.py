@@ -68,3 +68,22 @@ def unpack(block: bytes) -> Node:
     if at > len(block):
         raise NodeError("a node block's RRsets reach beyond it")
     return Node(bytes(block[NODE_HEADER.size : start]), flags, rrsets)
+
+
+def name_of(block: bytes) -> bytes:
+    """The name of a node block, which is not checked."""
+    return block[NODE_HEADER.size : NODE_HEADER.size + block[4]]
+
+
+def flags_of(block: bytes) -> int:
+    """Its NodeFlags."""
+    flags: int = NODE_HEADER.unpack_from(block)[3]
+    return flags
+
+
+def types_of(block: bytes) -> list[int]:
+    """The types of its RRsets; none for an empty non-terminal."""
+    start = NODE_HEADER.size + block[4]
+    return [
+        type_ for type_, _, _ in DIRECTORY_ENTRY.iter_unpack(block[start : start + block[5] * DIRECTORY_ENTRY.size])
+    ]

@@ -1,0 +1,188 @@
+"""A loader's first table: what the sources say, compared with what readers have. Pure.
+
+Readers may have a table that another loader left, or the image of one (loader/image.py). The differences are a burst
+like any other: the guard judges them, and what was held before the loader ended is held on. One pass through the model
+compares and makes the new table at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from loader.apex import is_apex, same_but_serial, serial, with_serial
+from loader.gate import Flow, Gate
+from loader.guard import Find
+from loader.held import Held, Holdings, State, digest
+from shm.node import name_of
+
+log = logging.getLogger(__name__)
+
+
+class Table(Protocol):
+    """What readers have (shm._table.Table)."""
+
+    @property
+    def names(self) -> int: ...
+    @property
+    def meta(self) -> dict[str, Sequence[bytes]]: ...
+    def find(self, name: bytes) -> bytes | None: ...
+    def blocks(self) -> Iterator[bytes]: ...
+
+
+class SavedChange(msgspec.Struct):
+    """A held change as it is kept on disk: loader/held.py says what is what. names: those that it has."""
+
+    number: int
+    state: State
+    reasons: list[str]
+    since: float
+    revision: int
+    lasting: bool
+    drip: bool
+    growth: int
+    names: list[bytes]
+    refused: dict[bytes, bytes]
+
+
+class Saved(msgspec.Struct):
+    """All that is held. next: the number of the next change."""
+
+    next: int
+    changes: list[SavedChange]
+
+
+def saved(gate: Gate) -> Saved:
+    """What is held now, to be kept."""
+    changes = [
+        SavedChange(
+            held.number, held.state, held.reasons, held.since, held.revision, held.lasting, held.drip, held.growth,
+            list(held.kept), dict(held.refused),
+        )
+        for held in gate.holdings.all
+    ]  # fmt: skip
+    return Saved(gate.next, changes)
+
+
+def first(
+    gate: Gate, nodes: Iterable[bytes], table: Table | None, revision: int, why: str = "", kept: Saved | None = None
+) -> Iterator[bytes]:
+    """The blocks of the first table. A name may come more than once: the last block counts.
+
+    nodes: all of the model's; it must not change meanwhile. table: what readers have, None: nothing. kept: what was
+    held. revision, why: see Gate.sift. Raises TableDamaged.
+    """
+    if table is None:
+        if kept is not None and kept.changes:
+            log.error(
+                "%d changes were held, and there is no table to tell what readers had: all is published",
+                len(kept.changes),
+            )
+        yield from again(gate, nodes)
+        return
+    names = seen = 0
+    differ: Flow = {}
+    find = table.find
+    for block in nodes:
+        name = name_of(block)
+        old = find(name)
+        if old is not None:
+            seen += 1
+            names += bool(old[5])
+        if old == block:
+            yield block
+        else:
+            differ[name] = block
+    if seen < table.names:
+        for old in table.blocks():
+            name = name_of(old)
+            if name not in differ and not gate.model.has(name):
+                differ[name] = None
+                names += bool(old[5])
+    gate.begin(names, table.meta.get("zones", ()))
+    _adopt(gate, kept, differ, find)
+    for apex in gate.model.grow(_unmoved(gate, differ, find)):
+        differ[apex] = gate.model.block(apex)
+    flow = gate.sift(differ, find, revision, why)
+    for name in differ.keys() | flow.keys():
+        made = flow[name] if name in flow else find(name)
+        if made is not None:
+            yield made
+
+
+def again(gate: Gate, nodes: Iterable[bytes]) -> Iterator[bytes]:
+    """The blocks of a table in the place of one that cannot be read: the model's, and what is held as it was."""
+    names, zones = 0, set()
+    for block in _with_held(gate.holdings, nodes):
+        names += bool(block[5])
+        if is_apex(block):
+            zones.add(name_of(block))
+        yield block
+    gate.begin(names, zones)
+
+
+def _with_held(holdings: Holdings, nodes: Iterable[bytes]) -> Iterator[bytes]:
+    if not holdings.all:
+        yield from nodes
+        return
+    for block in nodes:
+        name = name_of(block)
+        held = holdings.holder(name)
+        if held is None:
+            yield block
+            continue
+        old = held.kept[name]
+        if is_apex(old) and is_apex(block):
+            holdings.join(held, name, with_serial(old, serial(block)), block)
+    for held in holdings.all:
+        yield from filter(None, held.kept.values())
+
+
+def _unmoved(gate: Gate, differ: Flow, find: Find) -> set[bytes]:
+    """Apexes of zones that differ, but not in their serial: a loader that was away knows nothing of what was deleted."""
+    zones = set()
+    for name, block in differ.items():
+        old = find(name)
+        if not (is_apex(block) and is_apex(old) and same_but_serial(block, old)):
+            zone = gate.model.zone_of(name)
+            if zone is not None:
+                zones.add(zone)
+    unmoved = set()
+    for zone in zones:
+        block, old = gate.model.block(zone), find(zone)
+        if is_apex(block) and is_apex(old) and serial(block) == serial(old):
+            unmoved.add(zone)
+    return unmoved
+
+
+def _adopt(gate: Gate, kept: Saved | None, differ: Flow, find: Find) -> None:
+    """Hold on to what was held, as far as it still differs."""
+    if kept is None:
+        return
+    gate.next = max(gate.next, kept.next)
+    for one in kept.changes:
+        held = Held(
+            one.number, one.state, one.reasons, one.since, one.revision,
+            lasting=one.lasting, drip=one.drip, growth=one.growth, since_s=gate.since_s(one.since),
+        )  # fmt: skip
+        gate.holdings.all.append(held)
+        for name in one.names:
+            if name not in differ or gate.holdings.holder(name) is not None:
+                continue
+            old, new = find(name), differ[name]
+            if is_apex(old) and is_apex(new) and same_but_serial(old, new):
+                continue
+            refused = one.refused.get(name)
+            if held.state is State.REJECTED and refused != digest(new):
+                continue
+            gate.holdings.join(held, name, old, new)
+            if refused is not None:
+                held.refused[name] = refused
+        held.judged = len(held.kept)
+        if held.kept or held.state is State.PINNED:
+            log.warning("change %d is still %s: %d names", held.number, held.state.value, len(held.kept))
+        else:
+            gate.holdings.drop(held)
