@@ -39,7 +39,7 @@ _LOOKS = 3
 #: Seconds without a watch after which the content counts as stale; moving on to the next endpoint is quicker.
 _STALE_AFTER = 3.0
 #: How often to ask a member for alarms, in seconds: a small call, answered from its memory.
-LOOK_EVERY_S = 10.0
+LOOK_EVERY_S = 5.0
 _RAISED = "alarm {}: it takes no changes until the cause is gone and `etcdctl alarm disarm` was called; answers go on"
 #: Seconds in which the same message is logged once.
 _LOG_AGAIN = 60.0

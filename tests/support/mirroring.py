@@ -29,9 +29,13 @@ def run_async(body: Coroutine[Any, Any, None]) -> None:
 class Mirroring:
     """`async with Mirroring(endpoints, prefix) as mirroring:` runs a source in a task; content is what it has given."""
 
-    def __init__(self, endpoints: list[str], prefix: str, options: ClientOptions | None = None, **policy: Any) -> None:
+    def __init__(
+        self, endpoints: list[str], prefix: str, options: ClientOptions | None = None, query: str = "", **policy: Any
+    ) -> None:
+        """query: more parameters of the URL, each with its `&`. An endpoint with a scheme stands as it is."""
         options = options or ClientOptions()
-        url = etcd_url.parse(f"{'etcds' if options.tls else 'etcd'}://{','.join(endpoints)}{prefix}?schema=records")
+        scheme = "" if "://" in endpoints[0] else "etcds://" if options.tls else "etcd://"
+        url = etcd_url.parse(f"{scheme}{','.join(endpoints)}{prefix}?schema=records{query}")
         self.source = EtcdSource(url, options, policy=mirror.Policy(endpoints=len(endpoints), **policy))
         self.content: dict[str, Put] = {}
         self.items: list[Listing | Changes] = []
