@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from loader._etcdpb import PERMISSION_READWRITE
 from loader.etcd import Etcd, key_text, prefix_end
 from loader.etcd_channel import AuthFailed, ClientOptions, Compacted, EtcdError, EtcdUnavailable, TooLarge
 from loader.model import Delete, Put
+from tests.support.certificates import Authority
 from tests.support.etcd import EtcdServer, Proxy, free_ports
 from tests.support.mirroring import run_async
 
@@ -220,20 +220,8 @@ def test_authentication(make_etcd: Callable[..., EtcdServer], prefix: str) -> No
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ca, server and client certificates, and the CA of somebody else."""
     folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    for name in ("ca", "other"):
-        openssl("req", "-x509", *curve, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
-    (folder / "extensions").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
-    for name in ("server", "client"):
-        openssl("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        openssl(
-            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-            "-extfile", "extensions", "-out", f"{name}.pem",
-        )  # fmt: skip
+    Authority(folder, "other")
+    Authority(folder).sign("server", "client")
     return folder
 
 

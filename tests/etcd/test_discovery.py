@@ -26,6 +26,7 @@ from tests.support.mirroring import Mirroring, run_async
 from tests.torture.service import Service, free_port, wait_for
 
 NAME = "_etcd-client._tcp.cluster.test"
+HEAD = "$ORIGIN cluster.test.\n@ 5 SOA ns hostmaster {} 60 60 600 5\n@ 5 NS ns\nns 5 A 127.0.0.1\n"
 
 
 def test_by_priority_and_then_by_weight() -> None:
@@ -48,12 +49,9 @@ class Names:
     def name(self, *servers: EtcdServer) -> None:
         """The members are these from now on, the first one preferred."""
         self._serial += 1
-        lines = [
-            f"$ORIGIN cluster.test.\n@ 5 SOA ns hostmaster {self._serial} 60 60 600 5\n@ 5 NS ns\nns 5 A 127.0.0.1"
-        ]
-        lines += [f"{NAME}. 5 SRV {n} 0 {server.port} localhost." for n, server in enumerate(servers)]
+        records = [f"{NAME}. 5 SRV {n} 0 {server.port} localhost.\n" for n, server in enumerate(servers)]
         fresh = self._file.with_suffix(".new")
-        fresh.write_text("\n".join(lines) + "\n")
+        fresh.write_text(HEAD.format(self._serial) + "".join(records))
         fresh.rename(self._file)
         wait_for("the records are served", lambda: self._ports() == [server.port for server in servers])
 
@@ -75,7 +73,7 @@ def names(tmp_path: Path, newest_binary: Path) -> Iterator[Names]:
     with fresh_instance() as instance:
         service = Service(instance, free_port(), folder, EtcdServer(newest_binary, folder / "none"), workers=1)
         zone = folder / "cluster.test.zone"
-        zone.write_text("$ORIGIN cluster.test.\n@ 5 SOA ns hostmaster 1 60 60 600 5\n@ 5 NS ns\nns 5 A 127.0.0.1\n")
+        zone.write_text(HEAD.format(1))
         service.source = ["--source", f"file:{zone}"]
         service.start_run()
         try:
@@ -142,7 +140,7 @@ def test_what_is_wrong_is_told(names: Names, etcd_server: EtcdServer, prefix: st
         with pytest.raises(EtcdUnavailable, match=r"does not exist: _etcd-client-ssl\._tcp\.cluster\.test\."):
             await endpoints_of(etcd_url.parse(f"etcds+srv://cluster.test/x?schema=records{query}"))
         before = time.monotonic()
-        with pytest.raises(EtcdUnavailable, match="no etcd endpoints in DNS: .*lifetime expired"):
+        with pytest.raises(EtcdUnavailable, match=r"no etcd endpoints in DNS: .*lifetime expired"):
             await endpoints_of(etcd_url.parse(f"etcd+srv://cluster.test/x?resolver=127.0.0.1:{free_port()}"))
         assert time.monotonic() - before < 20
         async with Mirroring(["etcd+srv://cluster.test"], prefix, query=query) as mirroring:

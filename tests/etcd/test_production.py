@@ -266,8 +266,7 @@ def test_quota_exceeded(make_etcd: Callable[..., EtcdServer], prefix: str) -> No
             await mirroring.until_like(etcd, prefix)
             with timed("quota exceeded (NOSPACE)") as times:
                 with pytest.raises(EtcdError, match="space exceeded"):
-                    for i in range(100):
-                        await etcd.put("/elsewhere", bytes([i]) * 100_000)
+                    await write_many(etcd, "/elsewhere", 200, size=100_000)
                 times.again()
                 await mirroring.until(lambda: "NOSPACE" in mirroring.source.status.alarms)
                 times.is_("noticed", LOOK_EVERY_S * 2)

@@ -1,9 +1,12 @@
-"""Certificates for tests, made by openssl."""
+"""Certificates that an authority signs, for tests of etcd over TLS."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+
+
+_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 
 class Authority:
@@ -30,6 +33,3 @@ class Authority:
 
     def _openssl(self, *arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=self.folder, check=True, capture_output=True)
-
-
-_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
