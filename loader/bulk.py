@@ -1,4 +1,5 @@
-"""The first list of a source: most keys are new, and give to a new name. A part of loader/zone.py, for speed.
+"""The first list of a source, and the first table: most keys are new and give one RR to a name of their own. A part of
+loader/zone.py, for speed.
 
 A million keys the long way, one by one, take 6 s: here the same is done to the model's books for many keys in one loop,
 with what the name before has shown. What is unusual in any way is left to the long way.
@@ -6,10 +7,11 @@ with what the name before has shown. What is unusual in any way is left to the l
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from loader.compiler import Gift
+from loader._plain import node
+from loader.compiler import FIRST_RR, Gift
 
 if TYPE_CHECKING:
     from loader.zone import Zones
@@ -63,3 +65,21 @@ def give_all(
         if gift[1] > zone.touched:
             touch(zone, gift[1])
     return left
+
+
+def nodes(model: Zones) -> Iterator[bytes]:
+    """The node blocks of all names that are given to. The model is settled, and nothing is applied meanwhile."""
+    zones, children, void, aggregates = model._zones, model._tree._children, model._void, model._aggregates
+    cuts, dnames, compile_ = model._cuts, model._dnames, model._compile
+    above, plain = None, False  # of the name before; plain: what is beneath `above` is in a zone, and under no cut
+    for name, held in model._gifts.by_name.items():
+        if type(held) is tuple and len(held) == FIRST_RR + 3 and name not in children and name not in zones:
+            behind = name[name[0] + 1 :]
+            if behind != above:
+                above, plain = behind, model.is_plain(name)
+            if plain and not (name in void or name in aggregates or name in cuts or name in dnames):
+                yield node(name, held[3], held[4], held[5])
+                continue
+        block = compile_(name)
+        if block is not None:
+            yield block

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from loader import compiler, names
+from loader import bulk, compiler, names
 from loader.compiler import Gift
 from loader.gifts import Gifts
 from loader.model import Record
@@ -157,9 +157,7 @@ class Zones:
         """The node blocks of all names. Nothing may be applied meanwhile."""
         self._settle_pending()
         gifts, zones, compile_ = self._gifts.by_name, self._zones, self._compile
-        for name in gifts:
-            if block := compile_(name):
-                yield block
+        yield from bulk.nodes(self)
         for name in self._tree.parents():
             if name not in gifts and name not in zones and (block := compile_(name)):
                 yield block
@@ -407,6 +405,11 @@ class Zones:
                 state = _BELOW_CUT
             elif name in self._dnames:
                 state = _OCCLUDED
+
+    def is_plain(self, name: bytes) -> bool:
+        """Whether a name is in a zone and below its apex, with no cut and no DNAME above: its siblings are, too."""
+        zone = self._zone_of(name)
+        return zone is not None and zone.apex != name and self._covered(name, zone.apex) == _FREE
 
     def _compile(self, name: bytes) -> bytes | None:
         zone = self._zone_of(name)

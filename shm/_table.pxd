@@ -47,3 +47,5 @@ cdef class Table:
     cdef uint32_t tag(self, bytes name) except? 0
     cdef uint32_t allocate(self, uint32_t units) except 0
     cdef void release(self, uint32_t offset, uint32_t units) noexcept
+    cdef int check_writable(self) except -1
+    cdef int64_t index_of(self, bytes name, uint32_t tag) except -2

@@ -352,10 +352,11 @@ cdef class Table:
 
     # ---- write (the loader, on the inactive side only)
 
-    def check_writable(self):
+    cdef int check_writable(self) except -1:
         self.check_open()
         if self.buffer.readonly:
             raise TypeError("the table is mapped read-only")
+        return 0
 
     def put(self, bytes block):
         """Insert or replace the node of `block` (shm.node.pack). Raises TableFull, with the table as it was."""
@@ -415,7 +416,7 @@ cdef class Table:
         self.view.index[gap].tag = 0
         return True
 
-    def index_of(self, bytes name, uint32_t tag):
+    cdef int64_t index_of(self, bytes name, uint32_t tag) except -2:
         """Index entry of a name, -1 if it is not there. Raises TableDamaged."""
         cdef uint64_t i = home(self.view.index_slots, tag)
         cdef node_ref node
@@ -427,7 +428,7 @@ cdef class Table:
                 if open_node(&self.view, self.view.index[i].offset, &node) == DAMAGED:
                     raise TableDamaged(f"table {self.header.serial}: index entry {i} leads nowhere")
                 if node.name_length == len(name) and memcmp(node.name, PyBytes_AS_STRING(name), node.name_length) == 0:
-                    return i
+                    return <int64_t>i
             i += 1
             if i == self.view.index_slots:
                 i = 0

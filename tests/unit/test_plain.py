@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader import records
-from loader._plain import Short
+from loader import compiler, records
+from loader._plain import Short, node
 from loader.feed import Update, schema_parse, update_of
 from loader.model import Listing, Put, Reject
 from loader.publisher import Publisher
@@ -167,6 +167,7 @@ def test_the_model_is_the_same(source: int, order: int) -> None:
     longly = model(update_of(listing, parse), source)
     assert shortly[0] == longly[0]
     assert shortly[2] == longly[2]
+    assert shortly[0] == {name: block for name in shortly[0] if (block := longly[1]._compile(name))}
     for attribute in ("problems", "warnings"):
         assert getattr(shortly[1], attribute) == getattr(longly[1], attribute)
     assert shortly[1].apexes() == longly[1].apexes()
@@ -184,6 +185,14 @@ def test_and_goes_on_the_same(puts: Sequence[Put], gone: int) -> None:
             zones.apply(put.key, (), 100)
         results.append(zones.take_changes() | {block[8 : 8 + block[4]]: block for block in zones.all_nodes()})
     assert results[0] == results[1]
+
+
+@given(st.binary(max_size=70_000 - 12), st.integers(1, 65535), st.integers(0, 2**31 - 1), st.integers(1, 60))
+@settings(deadline=None)
+def test_nodes(data: bytes, type_: int, ttl: int, label: int) -> None:
+    data = data[: 0xFFFF - 12]
+    name = bytes((label,)) + b"a" * label + b"\x04test\x00"
+    assert node(name, type_, ttl, data) == compiler.single(name, 0, type_, ttl, data)
 
 
 def test_changes_are_told_of_what_came_the_short_way() -> None:
