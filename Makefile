@@ -58,6 +58,7 @@ fuzz: $(BUILT) $(VENV)/.extras-test  ## packets and tables out of a generator (M
 bench: $(BUILT) $(VENV)/.extras-bench test-tools  ## measure (BENCH_ARGS)
 	PATH="$(CURDIR)/.cache/tools/bin:$$PATH" $(VENV)/bin/python -m bench $(BENCH_ARGS)
 	PATH="$(CURDIR)/.cache/tools/bin:$$PATH" $(VENV)/bin/python -m bench.kinds
+	PATH="$(CURDIR)/.cache/tools/bin:$$PATH" $(VENV)/bin/python -m bench.tcp
 
 wheel: $(BUILT)  ## sdist, wheel from it, a clean environment, the command
 	.ci/wheel $(VENV)/bin/python

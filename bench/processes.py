@@ -54,13 +54,13 @@ class Cores:
 
 
 def build_tools() -> None:
-    """Compile flood and echo into bench/bin, if their sources are newer."""
+    """Compile the C programs into bench/bin, if their sources are newer."""
     if shutil.which("gcc") is None:
         raise BenchError("the load generator is C: it needs gcc")
     BIN.mkdir(exist_ok=True)
     sources = ROOT / "bench"
     newest = max(path.stat().st_mtime for path in sources.glob("*.[ch]"))
-    for tool in ("flood", "echo"):
+    for tool in ("flood", "tcpflood", "echo"):
         if not (BIN / tool).exists() or (BIN / tool).stat().st_mtime < newest:
             subprocess.run(["gcc", *C_FLAGS, "-o", BIN / tool, sources / f"{tool}.c"], check=True)
 
@@ -222,12 +222,12 @@ class Standoff(Child):
                 if time.monotonic() > self.started_at + START_S:
                     raise BenchError(f"no right answer in {START_S:.0f} s; see {self._log}")
 
-    def worker_pids(self) -> list[int]:
-        """Of live UDP workers."""
+    def worker_pids(self, kind: SlotKind = SlotKind.WORKER) -> list[int]:
+        """Of live UDP workers, or of those of another kind."""
         board = self._board()
         try:
             slots = map(board.slot, board.live_slots())
-            return sorted(slot.get("pid") for slot in slots if slot.get("kind") == SlotKind.WORKER)
+            return sorted(slot.get("pid") for slot in slots if slot.get("kind") == kind)
         finally:
             board.close()
 
@@ -246,12 +246,13 @@ class Standoff(Child):
         except StandoffError as error:
             raise BenchError(f"the service has no shared memory: {error}") from error
 
-    def pin_to_cores(self) -> None:
-        """Workers to the measured core, everything else away from it."""
+    def pin_to_cores(self, kind: SlotKind = SlotKind.WORKER) -> None:
+        """Workers of this kind to the measured core, everything else away from it."""
+        wanted = self.workers if kind == SlotKind.WORKER else 1
         deadline = time.monotonic() + START_S
-        while len(workers := self.worker_pids()) < self.workers:
+        while len(workers := self.worker_pids(kind)) < wanted:
             if time.monotonic() > deadline:
-                raise BenchError(f"{len(workers)} of {self.workers} workers came up")
+                raise BenchError(f"{len(workers)} of {wanted} workers came up")
             time.sleep(0.02)
         for pid in descendants(self.process.pid):
             pin(pid, frozenset({self._place.server}) if pid in workers else self._place.rest)
@@ -283,18 +284,20 @@ def run_ns(pids: Sequence[int]) -> int:
     )
 
 
-def flood_command(port: int, queries: Path, cores: Cores, *options: str) -> list[str]:
+def flood_command(port: int, queries: Path, cores: Cores, *options: str, tool: str = "flood") -> list[str]:
     core = ["taskset", "-c", str(cores.generator)]
-    return [*core, str(BIN / "flood"), "-p", str(port), "-f", str(queries), "-C", str(cores.server), *options]
+    return [*core, str(BIN / tool), "-p", str(port), "-f", str(queries), "-C", str(cores.server), *options]
 
 
-def flood(port: int, queries: Path, cores: Cores, *options: str, servers: Sequence[int] = ()) -> Result:
-    """One run of the generator; what its line says, and the CPU time that the `servers` spent on an answer."""
-    command = flood_command(port, queries, cores, *options)
+def flood(
+    port: int, queries: Path, cores: Cores, *options: str, servers: Sequence[int] = (), tool: str = "flood"
+) -> Result:
+    """One run of a generator; what its line says, and the CPU time that the `servers` spent on an answer."""
+    command = flood_command(port, queries, cores, *options, tool=tool)
     before = run_ns(servers)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=START_S)
     if done.returncode != 0:
-        raise BenchError(f"flood failed: {done.stderr}")
+        raise BenchError(f"{tool} failed: {done.stderr}")
     result: Result = json.loads(done.stdout)
     result["complaints"] = done.stderr.splitlines()
     result["cpu_us"] = (run_ns(servers) - before) / 1000 / max(result["received"], 1)
