@@ -63,10 +63,14 @@ class Slowness:
 
 
 class Answers:
-    """What an asker has written."""
+    """What an asker has written, or anybody else."""
 
-    def __init__(self, log: Path) -> None:
-        raw = [Asked(*fields) for fields in _RECORD.iter_unpack(log.read_bytes())]
+    @classmethod
+    def read(cls, log: Path) -> Answers:
+        return cls(Asked(*fields) for fields in _RECORD.iter_unpack(log.read_bytes()))
+
+    def __init__(self, asked: Iterable[Asked]) -> None:
+        raw = list(asked)
         self.udp = [asked for asked in raw if asked.kind == UDP]
         self.tcp = [asked for asked in raw if asked.kind == TCP]
         self.stalls = Stalls((asked.since_ns, asked.until_ns) for asked in raw if asked.kind == STALL)
@@ -157,7 +161,7 @@ class Asker:
     def stop(self) -> Answers:
         """Ask no more, wait a second for what is under way, and read."""
         self.kill(signal.SIGTERM)
-        return Answers(self._log)
+        return Answers.read(self._log)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         if self._process.poll() is None:

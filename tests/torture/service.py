@@ -91,6 +91,10 @@ class Service:
         self.workers = workers
         self._server[self._server.index("--workers") + 1] = str(workers)
 
+    def add_server_options(self, *options: str) -> None:
+        """Before anything is started."""
+        self._server += options
+
     def start_run(self) -> Part:
         return self._start("run", *self._server, *self.source)
 
