@@ -201,6 +201,7 @@ class Health:
                 self._forced.pop(text, None)
             else:
                 self._forced[text] = bool(WORDS[word])
+        self._order = None
         log.warning("set %s by an operator: %s", word, ", ".join(found[:LOGGED]))
         self._unsaved.set()
         self._flipped([text for text in found if self.is_up(text) != before[text]])

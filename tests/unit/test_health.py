@@ -1,0 +1,145 @@
+"""What the loader knows of targets: by whose word, what is kept in the file, and how it is told. No process here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loader import targets
+from loader.health import PAGE_BYTES, STALE_AFTER_S, Health
+from loader.targets import Options, Target
+from tests.support.mirroring import run_async
+
+
+def target(last: int, **options: Any) -> Target:
+    return targets.parse(Options(f"http://192.0.2.{last}/", **options))
+
+
+class Stand:
+    """A Health, and the targets that it said have turned."""
+
+    def __init__(self, path: Path | None = None, *watched: Target) -> None:
+        self.turned: list[str] = []
+        self.health = Health(path, self._turned)
+        self.health.watch(watched, ())
+
+    def _turned(self, texts: Collection[str]) -> None:
+        self.turned += texts
+
+    def taken(self) -> list[str]:
+        turned, self.turned = self.turned, []
+        return turned
+
+
+ONE, TWO = target(1), target(2)
+
+
+def test_unknown_is_up_and_only_what_turns_is_told() -> None:
+    stand = Stand(None, ONE, TWO)
+    assert stand.health.is_up(ONE.text) is None
+    assert stand.health.counts() == (2, 0)
+    stand.health._hear([(ONE.text, True, "")])
+    assert stand.taken() == []  # it was taken for up before
+    stand.health._hear([(ONE.text, False, "refused"), (TWO.text, True, ""), ("tcp://192.0.2.9:1", False, "")])
+    assert stand.taken() == [ONE.text]
+    stand.health._hear([(ONE.text, False, "refused otherwise")])
+    assert stand.taken() == []
+    assert stand.health.counts() == (1, 1)
+    assert stand.health.flips == 1
+    assert stand.health.is_up("tcp://192.0.2.9:1") is None
+    stand.health.watch((), [ONE.text])
+    assert stand.health.counts() == (1, 0)
+
+
+def test_an_operators_word_goes_before() -> None:
+    stand = Stand(None, ONE, TWO)
+    assert stand.health.force(ONE.text, "down") == [ONE.text]
+    assert stand.taken() == [ONE.text]
+    stand.health._hear([(ONE.text, False, "refused")])
+    assert stand.taken() == []
+    stand.health.force(ONE.text, "up")
+    assert stand.taken() == [ONE.text]
+    stand.health.force(ONE.text, "auto")
+    assert stand.taken() == [ONE.text]
+    assert stand.health.is_up(ONE.text) is False
+    with pytest.raises(ValueError, match="no target"):
+        stand.health.force("http://192.0.2.77/", "up")
+    with pytest.raises(ValueError, match="up, down or auto"):
+        stand.health.force(ONE.text, "sideways")
+
+
+def test_a_url_stands_for_all_targets_that_have_it() -> None:
+    other = target(1, host="www.example.test")
+    stand = Stand(None, ONE, other, TWO)
+    assert stand.health.force(ONE.text, "down") == [ONE.text]  # the whole text of one of them
+    quick = target(3, interval=1), target(3, interval=2)
+    stand.health.watch(quick, ())
+    assert set(stand.health.force("http://192.0.2.3/", "down")) == {one.text for one in quick}
+
+
+def saved(stand: Stand, path: Path) -> None:
+    """Let it write its file."""
+
+    async def body() -> None:
+        task = asyncio.ensure_future(stand.health._save_on())
+        async with asyncio.timeout(10):
+            while not path.exists() or stand.health._unsaved.is_set():
+                await asyncio.sleep(0.01)
+        task.cancel()
+
+    run_async(body())
+
+
+def test_the_file_tells_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "x-health.json"
+    stand = Stand(path, ONE, TWO)
+    stand.health._hear([(ONE.text, False, "refused")])
+    stand.health.force(TWO.text, "down")
+    saved(stand, path)
+    assert path.stat().st_mode & 0o777 == 0o640
+    later = Stand(path, ONE, TWO)
+    assert (later.health.is_up(ONE.text), later.health.is_up(TWO.text)) == (False, False)
+    assert [row.forced for row in later.health.page("", lambda _: [])[0]] == [False, True]
+    # What was down long ago says nothing; an operator's word does.
+    os.utime(path, (0, time.time() - STALE_AFTER_S - 1))
+    late = Stand(path, ONE, TWO)
+    assert (late.health.is_up(ONE.text), late.health.is_up(TWO.text)) == (None, False)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"forced":{"a":1}}', b"\xff"])
+def test_a_file_that_says_nothing(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "x-health.json"
+    path.write_bytes(content)
+    assert Stand(path, ONE).health.is_up(ONE.text) is None
+    assert "nothing is set by hand" in caplog.text
+
+
+def test_a_word_about_a_target_that_nobody_asks_for_is_kept_and_listed(tmp_path: Path) -> None:
+    path = tmp_path / "x-health.json"
+    stand = Stand(path, ONE)
+    stand.health.force(ONE.text, "down")
+    stand.health.watch((), [ONE.text])
+    saved(stand, path)
+    later = Stand(path)
+    (row,) = later.health.page("", lambda _: [])[0]
+    assert (row.target, row.state, row.error) == (ONE.text, "down", "not in use")
+    assert later.health.force(ONE.text, "auto") == [ONE.text]
+
+
+def test_pages_have_room_in_a_reply_and_name_everything_once() -> None:
+    watched = [targets.parse(f"http://192.0.2.{i % 250}/{'x' * 300}{i}") for i in range(700)]
+    stand = Stand(None, *watched)
+    found: list[str] = []
+    after: str | None = ""
+    while after is not None:
+        rows, after = stand.health.page(after, lambda _: ["a.example.test."] * 1000)
+        assert sum(len(row.target) for row in rows) < PAGE_BYTES
+        assert all(row.total == 1000 and len(row.names) == 5 for row in rows)
+        found += [row.target for row in rows]
+    assert found == sorted(one.text for one in watched)
