@@ -48,4 +48,5 @@ cdef class Table:
     cdef uint32_t allocate(self, uint32_t units) except 0
     cdef void release(self, uint32_t offset, uint32_t units) noexcept
     cdef int check_writable(self) except -1
-    cdef int64_t index_of(self, bytes name, uint32_t tag) except -2
+    cdef int64_t index_of(self, const uint8_t *name, size_t length, uint32_t tag) except -2
+    cdef uint32_t tag_at(self, const uint8_t *p, Py_ssize_t length) except? 0

@@ -171,6 +171,17 @@ cdef extern from *:
     int __builtin_clz(unsigned int x) noexcept nogil
 
 
+cdef const uint8_t *name_in(bytes block, node_header *header) except NULL:
+    """Where a block's name is; fills the header. Raises ValueError."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(block)
+    if size < NODE_HEADER_SIZE:
+        raise ValueError("not a node block")
+    memcpy(header, PyBytes_AS_STRING(block), NODE_HEADER_SIZE)
+    if <Py_ssize_t>header.units * 8 != size or NODE_HEADER_SIZE + header.name_length > size:
+        raise ValueError("not a node block")
+    return <const uint8_t *>PyBytes_AS_STRING(block) + NODE_HEADER_SIZE
+
+
 cdef class Table:
     """A table over `buffer`. Checks the header (conditions 1 to 4); raises TableDamaged or LayoutMismatch."""
 
@@ -304,8 +315,10 @@ cdef class Table:
 
     cdef uint32_t tag(self, bytes name) except? 0:
         """Hash tag of a name in lower-case wire form. Raises ValueError if it is not a name."""
-        cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(name)
-        cdef Py_ssize_t length = PyBytes_GET_SIZE(name), at = 0
+        return self.tag_at(<const uint8_t *>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+
+    cdef uint32_t tag_at(self, const uint8_t *p, Py_ssize_t length) except? 0:
+        cdef Py_ssize_t at = 0
         cdef int labels = 0
         cdef uint8_t starts[128]
         while at < length and p[at] != 0:
@@ -336,6 +349,22 @@ cdef class Table:
         cdef uint8_t *start = node.name - NODE_HEADER_SIZE
         return PyBytes_FromStringAndSize(<char *>start, node.end - start)
 
+    def same(self, bytes block):
+        """Whether the node of the block's name is this one, but for the padding of its place. Raises TableDamaged,
+        ValueError."""
+        self.check_open()
+        cdef node_header header
+        cdef const uint8_t *name = name_in(block, &header)
+        cdef int64_t i = self.index_of(name, header.name_length, self.tag_at(name, header.name_length))
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(block)
+        cdef uint8_t *at
+        if i < 0:
+            return False
+        at = self.view.base + <uint64_t>self.view.index[i].offset * 8  # index_of has looked: the node ends inside
+        return (<node_header *>at).units == round_up(header.units) and memcmp(
+            at + 4, PyBytes_AS_STRING(block) + 4, size - 4  # behind `units`
+        ) == 0
+
     def blocks(self):
         """Every node block, in the index's order. Raises TableDamaged."""
         self.check_open()
@@ -362,15 +391,9 @@ cdef class Table:
         """Insert or replace the node of `block` (shm.node.pack). Raises TableFull, with the table as it was."""
         self.check_writable()
         cdef node_header header
-        if PyBytes_GET_SIZE(block) < NODE_HEADER_SIZE:
-            raise ValueError("not a node block")
-        memcpy(&header, PyBytes_AS_STRING(block), NODE_HEADER_SIZE)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(block)
-        if <Py_ssize_t>header.units * 8 != size or NODE_HEADER_SIZE + header.name_length > size:
-            raise ValueError("not a node block")
-        cdef bytes name = block[NODE_HEADER_SIZE:NODE_HEADER_SIZE + header.name_length]
-        cdef uint32_t tag = self.tag(name), old_units, offset, units
-        cdef int64_t i = self.index_of(name, tag)
+        cdef const uint8_t *name = name_in(block, &header)
+        cdef uint32_t tag = self.tag_at(name, header.name_length), old_units, offset, units
+        cdef int64_t i = self.index_of(name, header.name_length, tag)
         if i < 0 and self.header.names + 1 > self.view.index_slots * 3 / 4:
             raise TableFull(f"{self.header.names} names fill the index")
         units = round_up(header.units)
@@ -394,7 +417,9 @@ cdef class Table:
     def delete(self, bytes name):
         """Remove a name's node; False if there is none."""
         self.check_writable()
-        cdef int64_t i = self.index_of(name, self.tag(name))
+        cdef int64_t i = self.index_of(
+            <const uint8_t *>PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name), self.tag(name)
+        )
         if i < 0:
             return False
         cdef node_header *node = <node_header *>(self.view.base + <uint64_t>self.view.index[i].offset * 8)
@@ -416,7 +441,7 @@ cdef class Table:
         self.view.index[gap].tag = 0
         return True
 
-    cdef int64_t index_of(self, bytes name, uint32_t tag) except -2:
+    cdef int64_t index_of(self, const uint8_t *name, size_t length, uint32_t tag) except -2:
         """Index entry of a name, -1 if it is not there. Raises TableDamaged."""
         cdef uint64_t i = home(self.view.index_slots, tag)
         cdef node_ref node
@@ -427,7 +452,7 @@ cdef class Table:
             if self.view.index[i].tag == tag:
                 if open_node(&self.view, self.view.index[i].offset, &node) == DAMAGED:
                     raise TableDamaged(f"table {self.header.serial}: index entry {i} leads nowhere")
-                if node.name_length == len(name) and memcmp(node.name, PyBytes_AS_STRING(name), node.name_length) == 0:
+                if node.name_length == length and memcmp(node.name, name, length) == 0:
                     return <int64_t>i
             i += 1
             if i == self.view.index_slots:

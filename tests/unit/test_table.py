@@ -284,3 +284,22 @@ def test_small_sets_cost_little() -> None:
         table.put(pack(b"\x08%08d\x04zone\x04test\x00" % i, 0, [rrset(1, 60, b"\1\2\3\4")]))
     index = 8 * layout.INDEX_FACTOR
     assert (table.used - start) / 10_000 + index <= 100
+
+
+@pytest.mark.parametrize("size", [0, 40, 1000, 1100, 30_000])
+def test_the_same_node(size: int) -> None:
+    """The place of a large node is larger than its block; every octet of the block counts."""
+    one = block(NAMES[0], size)
+    table = make_table([one, block(NAMES[1], 40)])
+    assert table.same(one)
+    assert not table.same(block(NAMES[2], size))
+    spoiled = bytearray(one)
+    used = len(pack(unpack(one).name, 0, unpack(one).rrsets.values()).rstrip(b"\0"))
+    for at in {8 + len(NAMES[0]), 6, used - 1, len(one) // 2}:
+        spoiled[at] ^= 1
+        assert not table.same(bytes(spoiled))
+        spoiled[at] ^= 1
+    assert table.same(bytes(spoiled))
+    for wrong in (b"", one[:-8], one + bytes(8)):
+        with pytest.raises(ValueError, match="not a node block"):
+            table.same(wrong)
