@@ -13,8 +13,8 @@ from cli.options import CONTEXT, write_lines
 #: Every command, in the order and the groups of the help. `module_of` says where each one's `command` is.
 COMMANDS = {
     "Serve": ("run", "serve", "load", "check"),
-    "Look": ("status", "locks", "lookup", "explain", "history", "diff", "rejects", "health", "lint", "wait"),
-    "Change": ("scale", "import", "export"),
+    "Look": ("status", "locks", "lookup", "explain", "history", "diff", "rejects", "pending", "health", "lint", "wait"),
+    "Change": ("approve", "reject", "scale", "import", "export"),
     "Try": ("drill",),
     "Shell": ("completion",),
 }

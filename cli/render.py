@@ -40,6 +40,8 @@ SAMPLES = {
     "cookie_secret": '["e5e973e5a6b2a43f48e7dc849e37bfcf"]',
     "cookie_secret_file": '"/etc/standoff/cookie-secrets"',
     "refuse": '["198.51.100.0/24"]',
+    "guard_canary": '["www.example.test A 192.0.2.1"]',
+    "guard_hook": '"/usr/local/bin/decide"',
     "drop": '["203.0.113.7"]',
 }
 

@@ -17,19 +17,36 @@ SERVING = frozenset({"run", "serve", "check"})
 LOADING = frozenset({"run", "load", "check"})
 DAEMONS = SERVING | LOADING
 TOOLS = frozenset(
-    {"status", "lookup", "wait", "locks", "scale", "rejects", "explain", "export", "history", "diff", "health"}
+    {
+        "status",
+        "lookup",
+        "wait",
+        "locks",
+        "scale",
+        "rejects",
+        "explain",
+        "export",
+        "history",
+        "diff",
+        "health",
+        "pending",
+        "approve",
+        "reject",
+    }
 )
 EVERY = DAEMONS | TOOLS | {"import", "lint"}
 #: Who asks the server or the loader over a socket.
-ASKING = frozenset({"scale", "rejects", "explain", "history", "diff", "lookup", "health"})
+ASKING = frozenset(
+    {"scale", "rejects", "explain", "history", "diff", "lookup", "health", "pending", "approve", "reject"}
+)
 #: Who reads the history.
 PAST = frozenset({"history", "diff", "lookup"})
 #: Who reads sources without an instance.
 READING = frozenset({"import", "export", "lint"})
 
 GENERAL, DNS, SOURCES, ETCD, LOGGING = "General", "DNS service", "Sources", "etcd", "Logging"
-ANSWERS, ABUSE, TRANSFERS = "Answers", "Abuse", "Transfers"
-GROUPS = (GENERAL, SOURCES, ETCD, DNS, ANSWERS, ABUSE, TRANSFERS, LOGGING)
+ANSWERS, ABUSE, TRANSFERS, GUARD = "Answers", "Abuse", "Transfers", "Guard"
+GROUPS = (GENERAL, SOURCES, ETCD, GUARD, DNS, ANSWERS, ABUSE, TRANSFERS, LOGGING)
 
 
 def row(

@@ -2,7 +2,7 @@
 
     name: Annotated[TYPE, row("help", GROUP, COMMANDS, unit, range, form)] = default
 
-To add a setting, add a row here (one of the server's: in cli/serving_rows.py) and run `python -m cli.render --write`.
+To add a setting, add a row here (in cli/serving_rows.py or cli/guard_rows.py) and run `python -m cli.render --write`.
 Nothing else lists settings. Which origin wins is the business of cli/origins.py.
 """
 
@@ -16,6 +16,7 @@ from typing import Annotated, Literal, get_type_hints
 import msgspec
 
 from cli import values
+from cli.guard_rows import Guarding
 from cli.rows import (
     ASKING,
     DAEMONS,
@@ -32,7 +33,6 @@ from cli.rows import (
     as_setting,
     row,
 )  # fmt: skip
-from cli.serving_rows import Serving
 
 #: Read when neither --config nor STANDOFF_CONFIG is given, if it exists.
 DEFAULT_CONFIG = Path("/etc/standoff/standoff.toml")
@@ -63,7 +63,7 @@ def default_state_dir() -> Path | None:
     return folder if given or os.access(folder, os.W_OK) else None
 
 
-class Settings(Serving, frozen=True, kw_only=True):
+class Settings(Guarding, frozen=True, kw_only=True):
     """Every setting of every command, checked. Fields that a command does not take hold their defaults."""
 
     config: Annotated[

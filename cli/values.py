@@ -169,6 +169,13 @@ def _text(text: str) -> str:
     return text
 
 
+def _canary(text: str) -> str:
+    from loader.guard import parse_canary
+
+    parse_canary(text)
+    return text
+
+
 def _filter(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,62}", text):
         raise ValueError("it is not a name of letters, digits and -_.")
@@ -188,5 +195,6 @@ FOLDER_OR_NONE = Form("FOLDER", "the path of a folder, or empty", lambda text: _
 GRANT = Form("CLIENT", "a network, a key's name or NETWORK#KEY, as in 192.0.2.0/24#transfer.example", _grant)
 NOTIFIED = Form("ADDR[:PORT][#KEY]", "an IP address, as in 192.0.2.7, [2001:db8::7]:5353 or 192.0.2.7#key", _notified)
 TSIG_KEY = Form("NAME:ALGORITHM:BASE64", "NAME:ALGORITHM:BASE64, as in transfer:hmac-sha256:c2VjcmV0", _tsig_key)
+CANARY = Form("RECORD", "NAME TYPE, or NAME TYPE DATA, as in www.example.test A 192.0.2.1", _canary)
 FILTER = Form("FILTER", "the name of a filter, or none", _filter)
 TEXT = Form("TEXT", "a line of text", _text)

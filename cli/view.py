@@ -22,7 +22,7 @@ LEAK_AFTER_S = 0.25
 
 _COUNTS = (
     "names", "keys", "rejects", "kept", "relists", "drift", "table_bytes", "checks_up", "checks_down",
-    "names_unfiltered",
+    "names_unfiltered", "held_changes", "held_names", "rejected_names", "pinned_names", "pinned_revision",
 )  # fmt: skip
 
 
@@ -48,6 +48,13 @@ class Loader(msgspec.Struct, frozen=True, kw_only=True):
     checks_up: int = 0
     checks_down: int = 0
     names_unfiltered: int = 0
+    held_changes: int = 0
+    held_names: int = 0
+    held_age: float | None = None
+    rejected_names: int = 0
+    pinned_names: int = 0
+    pinned_revision: int = 0
+    pinned_age: float | None = None
     note: str
     write_lock_held: float | None
 
@@ -121,6 +128,8 @@ def collect(board: Board) -> Status:
         progress_age=_age(wall, words.get("watch_progress_ns")),
         relist_age=_age(wall, words.get("relisted_ns")),
         alarms=words.get("source_alarms"),
+        held_age=_age(wall, words.get("held_since_ns")),
+        pinned_age=_age(wall, words.get("pinned_since_ns")),
         note=board.loader_note,
         write_lock_held=_age(monotonic, words.get("write_hold_since_ns")),
         **{name: words.get(name) for name in _COUNTS},
@@ -172,6 +181,7 @@ def _why_degraded(status: Status) -> Iterator[str]:
         yield f"the loader has not moved for {loader.heartbeat_age:.0f} s"
     if loader.alive and loader.names_unfiltered:
         yield f"a filter is bypassed at {loader.names_unfiltered} names: {loader.note}"
+    yield from _why_held(loader)
     if loader.write_lock_held is not None and loader.write_lock_held > LEAK_AFTER_S:
         yield f"the loader (pid {loader.pid}) has held the write lock for {loader.write_lock_held:.2f} s"
     if status.workers and not supervisor.alive:
@@ -189,6 +199,22 @@ def _why_degraded(status: Status) -> Iterator[str]:
             yield f"{worker.title} answers from generation {worker.generation}, {status.generation} is live"
         if worker.section_age is not None and worker.section_age > LEAK_AFTER_S:
             yield f"{worker.title} has been inside the read lock for {worker.section_age:.2f} s"
+
+
+def _why_held(loader: Loader) -> Iterator[str]:
+    if loader.held_changes:
+        changes = "a change" if loader.held_changes == 1 else f"{loader.held_changes} changes"
+        yield (
+            f"HELD: the guard holds back {changes} ({loader.held_names} names, for {loader.held_age or 0:.0f} s): "
+            "`standoff pending` shows what, then approve or reject"
+        )
+    if loader.pinned_age is not None:
+        yield (
+            f"PINNED at revision {loader.pinned_revision}: {loader.pinned_names} names do not follow the source until "
+            "`standoff resume`"
+        )
+    if loader.rejected_names:
+        yield f"{loader.rejected_names} names are answered against the source's word (standoff pending --rejected)"
 
 
 def _silent(age: float | None) -> bool:

@@ -84,8 +84,16 @@ class Filtering(Protocol):
 class Desk:
     """Answers requests; knows no socket."""
 
-    def __init__(self, known: Known, status: Callable[[], dict[str, Any]], filtering: Filtering | None = None) -> None:
+    def __init__(
+        self,
+        known: Known,
+        status: Callable[[], dict[str, Any]],
+        filtering: Filtering | None = None,
+        more: Mapping[str, Handler] | None = None,
+    ) -> None:
+        """more: commands of others."""
         self._known = known
+        self._more = more or {}
         self._status = status
         self._filtering = filtering
         self._book: Mapping[str, str] = {}
@@ -100,6 +108,7 @@ class Desk:
         }  # fmt: skip
         if self._filtering is not None:
             handlers |= self._filtering.handlers
+        handlers |= self._more
         name = request.get("command")
         handler = handlers.get(name) if isinstance(name, str) else None
         if handler is None:

@@ -36,6 +36,7 @@ class Update:
     revisions  key -> the revision of its last change; of a key that is not in here: `revision`
     causes     key -> the revision of another key's change, if it is that one's fault that this key gives something else
     marks      names that become aggregates (loader/zone.py: Zones.mark), or are none any more
+    why        what breaks the source's history before it, for people: another cluster, revisions that went back
     kept       on_reject = keep: key that has a problem, but keeps what it gave before -> revision of the value refused.
                In records that is its last good value, or None: the same as before. Looked up as problems are
     usual      the same as records, revisions and problems, a short way through them for who has none of the keys yet
@@ -50,6 +51,7 @@ class Update:
     marks: Mapping[bytes, bool] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
     usual: Usual | None = None
+    why: str = ""
 
 
 class Usual(Protocol):
@@ -153,7 +155,9 @@ def update_of(item: Listing | Changes, parse: Parse, *, keep: bool = False, pref
         rest = partial(_rest, item.revision, parse, keep)
         usual = None if prefix is None else _UsualRecords(item.entries, prefix, rest)
         parsed = _Parsed(puts, parse, problems)
-        return Update(parsed, item.revision, True, problems, _Revisions(puts), kept=kept, usual=usual)
+        return Update(
+            parsed, item.revision, True, problems, _Revisions(puts), kept=kept, usual=usual, why=item.why
+        )  # fmt: skip
     last = {event.key: event for event in item.events}
     found = {key: _try(parse, event, problems) if isinstance(event, Put) else None for key, event in last.items()}
     revisions = {key: event.mod_revision for key, event in last.items()}

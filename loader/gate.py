@@ -60,6 +60,11 @@ class Gate:
         self.zones: set[bytes] = set()
         #: The number of the next held change.
         self.next = 1
+        #: Whether the last burst was held, and all that came with it: readers have not got this far.
+        self.stands = False
+        #: Why the last burst was published, for the history: "change", or the decision that it carried out.
+        self.deed = "change"
+        self._decided = ""
         self.model = model
         self._clock = clock
         self._wall = wall
@@ -116,6 +121,7 @@ class Gate:
         """Publish it with the next burst. How many names. Raises Undecided while the table is pinned."""
         self._check_unpinned()
         found = self._release(held)
+        self._decided = "approve"
         self._recent.clear()
         log.warning("change %d approved: %d names (%s)", held.number, found, "; ".join(held.reasons))
         return found
@@ -153,6 +159,7 @@ class Gate:
                 self.holdings.leave(held, name)
                 self._forced[name] = wanted
         self.grow(target)
+        self._decided = "rollback"
         self.holdings.version += 1
         log.warning("%s: %d names are held there until `standoff resume`", reason, len(pin.kept))
         return len(pin.kept)
@@ -163,6 +170,7 @@ class Gate:
         if pin is None:
             raise Undecided("the table is not pinned")
         found = self._release(pin)
+        self._decided = "resume"
         self._forced = {name: block for name, block in self._forced.items() if name not in self._freed}
         log.warning("resumed: %d names follow the source again", found)
         return found
@@ -221,6 +229,8 @@ class Gate:
         if flow or not (judged or self.pinned):
             self._catch_up(flow, find)
         self._note_published(flow, passed, [name for name in lost or () if name in flow], find)
+        self.stands = not flow and ((bool(judged) and lost is None) or self.pinned is not None)
+        self.deed, self._decided = self._decided or "change", ""
         self._freed.clear()
         self._forced.clear()
         return flow

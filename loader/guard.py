@@ -1,4 +1,4 @@
-"""Which changes are too dangerous to be published without a person's word. Pure: from a burst to what speaks against it.
+"""Which changes are too dangerous to be published without a person's word. Pure: burst in, what speaks against it out.
 
 A burst is what the model gives between two publishes: name -> (the node block that readers have, the one to be). What
 becomes of a burst that is judged dangerous is loader/gate.py's matter.

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from loader import image, names
+from loader import etcd_url, image, names
 from loader.chronicle import Chronicle
 from loader.control import Desk, LoaderSocket
 from loader.feed import Feed, Update
@@ -22,8 +22,9 @@ from loader.history import history_of
 from loader.imaging import Imager
 from loader.publisher import ProgressBar, Publisher
 from loader.serials import live_serials
-from loader.sources import SourceSettings, feed_of, show_watches
+from loader.sources import SourceSettings, confirmed, feed_of, show_watches
 from loader.start import Restored
+from loader.warden import GuardSettings, Warden
 from loader.zone import Zones
 from shm.board import Board
 from shm.errors import StandoffError, TableDamaged
@@ -54,7 +55,7 @@ REPAIR_PAUSE_S = 1.0
 FAULTS_VARIABLE = "STANDOFF_FAULTS"
 
 
-class LoaderSettings(SourceSettings, FilterSettings, Protocol):
+class LoaderSettings(SourceSettings, FilterSettings, GuardSettings, Protocol):
     """What the loader needs of the settings (cli/settings.py)."""
 
     @property
@@ -120,14 +121,20 @@ class _Loader:
         zones = Zones(self._zones, self._settings.default_ttl)
         chronicle = Chronicle(writer, self._history)
         self._filters = filters = FilterService(self._settings, zones, self._wake)
+        self._warden = warden = Warden(self._settings, zones, self._wake)
         serials = live_serials(board)
-        publisher = Publisher(writer, zones, len(self._feeds), self._progress, serials, chronicle, filters=filters)
-        desk = Desk(publisher, lambda: self._status(publisher), filters)
+        publisher = Publisher(
+            writer, zones, len(self._feeds), self._progress, serials, chronicle, filters=filters, gate=warden.gate
+        )
+        publisher.held, publisher.revisions_grow = warden.kept(), etcd_url.is_etcd_url(self._settings.source[0])
+        publisher.confirmed = lambda: confirmed(self._feeds[0].status, publisher.revision)
+        desk = Desk(publisher, lambda: self._status(publisher), filters, warden.handlers)
         control = LoaderSocket(self._settings.loader_control_path, desk)
         await control.open()
         tasks = [asyncio.create_task(self._read(number, feed)) for number, feed in enumerate(self._feeds)]
         tasks.append(asyncio.create_task(self._beat(writer, board, publisher)))
         tasks.append(asyncio.create_task(filters.run()))
+        tasks.append(asyncio.create_task(warden.run()))
         work = asyncio.create_task(self._work(publisher, writer))
         stop = asyncio.create_task(self._stop.wait())
         try:
@@ -139,6 +146,7 @@ class _Loader:
             notify(STOPPING="1")
             await control.close()
             await _cancel([*tasks, work, stop])
+            await warden.close()
             if self._imager is not None:
                 await self._imager.finish(writer, writer.words.get("source_seen_ns"))
             if self._history is not None:
@@ -230,6 +238,8 @@ class _Loader:
             writer.words.set("loader_heartbeat_ns", time.monotonic_ns())
             self._show_sources(writer)
             self._look_for_damage(board, publisher, now)
+            if publisher.waiting_since:
+                self._wake()
             if publisher.published:
                 self._restored = None
                 if self._imager is not None and self._imager.is_due(board.live) and self._queue.empty():
@@ -272,10 +282,11 @@ class _Loader:
         words.set("drift", sum(s.drift for s in states))
         show_watches(words, states)
         self._filters.show(words)
+        self._warden.show(words)
         notes = [f"{url}: {s.error}" for url, s in zip(self._settings.source, states, strict=True) if s.error]
         notes += [restored.note()] if restored else []
         notes += [kept.error for kept in (self._imager, self._history) if kept and kept.error]
-        notes += list(filter(None, [self._filters.note()]))
+        notes += list(filter(None, [self._filters.note(), self._warden.note()]))
         writer.note("; ".join(notes))
 
 

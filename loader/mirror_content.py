@@ -104,6 +104,7 @@ class Comparison:
     equal: int = 0  # keys named by the list and held as it says
     suspects: dict[str, Put] = field(default_factory=dict)  # named by the list, not held so when they were read
     collected: list[Put] | None = None  # everything, when the list begins another history
+    why: str = ""  # it does, unless there was none before
 
     def begin(self, revision: int, cluster_id: int) -> str:
         """To be called with each page. If the list turns out to be of another history, says why, once."""
@@ -111,18 +112,13 @@ class Comparison:
             return ""
         self.revision, self.cluster_id = revision, cluster_id
         known = self.content.cluster_id
-        if not known:
+        if known and cluster_id != known:
+            self.why = f"another cluster than before ({cluster_id:x} instead of {known:x})"
+        elif known and revision < self.start_revision:
+            self.why = f"the store went back from revision {self.start_revision} to {revision}, as after a restore"
+        if self.why or not known:
             self.collected = []
-        elif cluster_id != known:
-            self.collected = []
-            return f"another cluster than before ({cluster_id:x} instead of {known:x}): taking over its whole content"
-        elif revision < self.start_revision:
-            self.collected = []
-            return (
-                f"the store went back from revision {self.start_revision} to {revision}, as after a restore:"
-                " taking over its whole content"
-            )
-        return ""
+        return f"{self.why}: taking over its whole content" if self.why else ""
 
     def add(self, entries: Sequence[Put]) -> None:
         """Compare a part of the list."""
@@ -199,4 +195,4 @@ class Comparison:
         self.content.held = _stamps(entries)
         self.content.revision, self.content.cluster_id = self.revision, self.cluster_id
         self.content.log = None
-        return Result(Listing(entries, self.revision))
+        return Result(Listing(entries, self.revision, self.why))

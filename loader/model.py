@@ -32,10 +32,14 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The whole content at one revision: the first list, or a re-list. What it does not name does not exist."""
+    """The whole content at one revision: the first list, or a re-list. What it does not name does not exist.
+
+    why: another history begins with it, for people; empty if it goes on from what was told before, or is the first.
+    """
 
     entries: list[Put]
     revision: int
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,22 +6,28 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from loader import bulk
+from loader import bulk, takeover
 from loader.chronicle import Chronicle
 from loader.compiler import Gift
 from loader.feed import Update, Usual
 from loader.filters.service import FilterService
+from loader.gate import Flow, Gate
+from loader.guard import Limits
 from loader.model import Record
 from loader.zone import Zones
+from shm._table import Table
+from shm.errors import StandoffError, TableDamaged
 from shm.tables import TableWriter
 
 log = logging.getLogger(__name__)
 
 #: Keys applied between two looks at the event loop: some 50 ms of work, so that keepalives and signals are not starved.
 STEP = 5000
+#: A source that begins with an old copy of itself may take so long to catch up with what readers have.
+CATCH_UP_S = 5.0
 #: Problems logged one by one at a time; of more, only the number.
 LOGGED_PROBLEMS = 20
 
@@ -46,10 +52,22 @@ class Publisher:
         serials: Mapping[bytes, int] | None = None,
         chronicle: Chronicle | None = None,
         filters: FilterService | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        """serials: apex -> what is answered now; the first table goes on from there. filters: what the sources give goes
-        through them; None: there are none. chronicle: is told of it all."""
+        """serials: apex -> what is answered now; the first table goes on from there. filters: what the sources give
+        goes through them. chronicle: is told of it all. gate: holds back what is not to be published."""
         self._writer = writer
+        self._gate = gate or Gate(Limits(on=False), zones, time.monotonic, time.time)
+        #: What was held when an earlier loader ended.
+        self.held: takeover.Saved | None = None
+        #: Whether the source's revisions only grow, as those of one etcd do, and whether it has told all up to now.
+        self.revisions_grow = False
+        self.confirmed: Callable[[], bool] = lambda: True
+        #: Since when the first table waits for the source to catch up; CLOCK_MONOTONIC, 0 = it does not.
+        self.waiting_since = 0.0
+        self._why = ""  # of a break in the source's history since the last publish
+        self._unsent: Flow = {}  # let through by the gate, but not published yet: that has failed
+        self._unreadable = False  # whether what readers have cannot be read
         self._chronicle = chronicle or Chronicle(writer, None)
         self._zones = zones
         self._filters = filters
@@ -92,6 +110,7 @@ class Publisher:
             self._zones.mark(marked, on)
         self._listed[source] |= update.full
         self._revisions[source] = update.revision
+        self._why = update.why or self._why
         if self._progress is not None:
             self._progress.done()
 
@@ -146,16 +165,22 @@ class Publisher:
         if self._filters is not None:
             await self._filters.settle(self._breathe)
         if not self.published:
+            if self._waits():
+                return
             await self._publish_all()
         else:
-            changes = self._zones.take_changes()
-            if not changes and self._published_revision == self.revision:
+            self._unsent |= self._gate.sift(self._zones.take_changes(), self._seen, self.revision, self._why)
+            self._why = ""
+            if not self._unsent and (self._published_revision == self.revision or self._gate.stands):
                 return
-            meta = self._describe()
-            with self._chronicle.telling(changes):
-                await _drive(self._writer.apply(changes, self.revision, meta))
+            with self._chronicle.telling(self._unsent, self._gate.deed):
+                await _drive(self._writer.apply(self._unsent, self.revision, self._describe()))
+            self._unsent = {}
         self._published_revision = self.revision
         self._untold = True
+
+    def _seen(self, name: bytes) -> bytes | None:
+        return self._unsent[name] if name in self._unsent else self._writer.find(name)
 
     def start_over(self) -> None:
         """The next publish makes both tables anew, in fresh segments: what is in the old ones cannot be trusted."""
@@ -164,6 +189,7 @@ class Publisher:
     async def _publish_all(self) -> None:
         self._zones.continue_serials(self._serials)
         self._zones.forget_changes()
+        self._meta = {"zones": sorted(self._zones.apexes())}
         names = len(self._zones)
         if self._progress is not None:
             self._progress.start(names)
@@ -176,8 +202,13 @@ class Publisher:
             shown = done
 
         started = time.monotonic()
-        with self._chronicle.telling(None, "first"):
-            await _drive(self._writer.replace(self._zones.all_nodes(), self.revision, self._describe(), names, advance))
+        try:
+            with self._chronicle.telling(None, "first"):
+                await _drive(self._writer.replace(self._blocks(), self.revision, self._meta, names, advance))
+        except TableDamaged:
+            self._unreadable = True
+            raise
+        self._why, self._unsent, self._unreadable = "", {}, False
         if self._progress is not None:
             self._progress.done()
         # A million names are some millions of objects: a collection that looks at them all would hold up a change for a
@@ -187,9 +218,38 @@ class Publisher:
         log.info("published %d names at revision %d (%.1f s)", names, self.revision, time.monotonic() - started)
         self.published = True
 
+    def _blocks(self) -> Iterator[bytes]:
+        """Of the first table: what the sources say, but for what is held. Completes the meta block."""
+        table = self._before()
+        why = self._why
+        if not why and table is not None and self.revisions_grow and self.revision < table.revision:
+            why = f"the source is at revision {self.revision}, behind what readers have ({table.revision})"
+        yield from takeover.first(self._gate, self._zones.all_nodes(), table, self.revision, why, self.held)
+        self._meta["zones"] = sorted(self._gate.zones)
+
+    def _waits(self) -> bool:
+        """Whether readers have more than the source has told yet: a snapshot is a second old."""
+        table = self._before() if self.revisions_grow and not self._why else None
+        if table is None or self.revision >= table.revision or self.confirmed():
+            self.waiting_since = 0.0
+            return False
+        self.waiting_since = self.waiting_since or time.monotonic()
+        if time.monotonic() - self.waiting_since < CATCH_UP_S:
+            return True
+        self.waiting_since = 0.0
+        return False
+
+    def _before(self) -> Table | None:
+        """What readers have; None: nothing, or nothing that can be read."""
+        try:
+            return None if self._unreadable else self._writer.published()
+        except StandoffError as error:
+            log.warning("the table before cannot be read (%s): what changed meanwhile is not looked at", error)
+            return None
+
     def _describe(self) -> dict[str, Any]:
         """The table's meta block; the same object as long as nothing in it changes."""
-        zones = sorted(self._zones.apexes())
+        zones = sorted(self._gate.zones)
         if self._meta.get("zones") != zones:
             self._meta = {"zones": zones}
         return self._meta

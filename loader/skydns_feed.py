@@ -91,7 +91,7 @@ class SkydnsFeed:
         for _ in tree.replacing(item.entries, self._tree):
             await asyncio.sleep(0)  # a million keys take half a minute
         self._tree = tree
-        update = _loaded(self._tree, item.revision, self._marked)
+        update = _loaded(self._tree, item, self._marked)
         self._forget(self._leases.known())
         return update
 
@@ -122,17 +122,20 @@ class SkydnsFeed:
 def full_update(tree: ServiceTree, listing: Listing, marked: set[bytes]) -> Update:
     """A listing in the tree's place. `marked`: the aggregates that were told before, and afterwards those that are."""
     tree.replace(listing.entries)
-    return _loaded(tree, listing.revision, marked)
+    return _loaded(tree, listing, marked)
 
 
-def _loaded(tree: ServiceTree, revision: int, marked: set[bytes]) -> Update:
+def _loaded(tree: ServiceTree, listing: Listing, marked: set[bytes]) -> Update:
     now = tree.aggregates()
     marks = dict.fromkeys(marked - now, False) | dict.fromkeys(now - marked, True)
     marked.clear()
     marked.update(now)
     keys = [*(service.key for service in tree.services()), *tree.problems]
     revisions = _Revisions(tree, keys)
-    return Update(_Records(tree, keys), revision, True, tree.problems, revisions, marks=marks, kept=tree.kept)
+    records = _Records(tree, keys)
+    return Update(
+        records, listing.revision, True, tree.problems, revisions, marks=marks, kept=tree.kept, why=listing.why
+    )  # fmt: skip
 
 
 def change_update(tree: ServiceTree, changes: Changes, marked: set[bytes]) -> Update:

@@ -66,3 +66,10 @@ def show_watches(words: WordView, states: Iterable[FeedStatus]) -> None:
     words.set("watch_progress_ns", min((state.progress_ns for state in etcd), default=0))
     words.set("relisted_ns", min((state.relisted_ns for state in etcd), default=0))
     words.set("source_alarms", sum(bool(state.alarms) for state in etcd))
+
+
+def confirmed(status: FeedStatus, revision: int) -> bool:
+    """Whether a source that was taken up to this revision has no more to tell; etcd says so after its events."""
+    if not isinstance(status, SourceStatus):
+        return True
+    return status.progress_ns > status.event_ns and revision >= status.revision

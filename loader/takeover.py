@@ -98,10 +98,7 @@ def first(
         if old is not None:
             seen += 1
             names += bool(old[5])
-        if old == block:
-            yield block
-        else:
-            differ[name] = block
+        differ[name] = block
     if seen < table.names:
         for old in table.blocks():
             name = name_of(old)
@@ -148,7 +145,7 @@ def _with_held(holdings: Holdings, nodes: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _unmoved(gate: Gate, differ: Flow, find: Find) -> set[bytes]:
-    """Apexes of zones that differ, but not in their serial: a loader that was away knows nothing of what was deleted."""
+    """Apexes of zones that differ, but not in the serial: a loader that was away knows nothing of what was deleted."""
     zones = set()
     for name, block in differ.items():
         old = find(name)

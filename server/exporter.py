@@ -248,6 +248,18 @@ def _loader(board: Board) -> Iterator[Metric]:
         "standoff_checks_up": ("Targets of health checks that are up, or not known yet.", words["checks_up"]),
         "standoff_checks_down": ("Targets of health checks that are down.", words["checks_down"]),
         "standoff_names_unfiltered": ("Names at which a filter is bypassed.", words["names_unfiltered"]),
+        "standoff_guard_held_changes": ("Changes that the guard holds back.", words["held_changes"]),
+        "standoff_guard_held_names": ("Names in them.", words["held_names"]),
+        "standoff_guard_held_seconds": (
+            "For how long the oldest of them has been held; 0: none is.",
+            max(0.0, now - words["held_since_ns"] / 1e9) if words["held_since_ns"] else 0.0,
+        ),
+        "standoff_guard_rejected_names": ("Names answered against the source's word.", words["rejected_names"]),
+        "standoff_pinned": (
+            "1 while the table is pinned and does not follow the source.",
+            bool(words["pinned_since_ns"]),
+        ),
+        "standoff_pinned_names": ("Names that the source has changed since.", words["pinned_names"]),
         "standoff_lock_write_wait_max_seconds": ("Longest wait for the write lock.", words["write_wait_max_ns"] / 1e9),
         "standoff_lock_write_hold_max_seconds": ("Longest hold of the write lock.", words["write_hold_max_ns"] / 1e9),
         "standoff_lock_grace_max_seconds": ("Longest wait for readers to leave.", words["grace_max_ns"] / 1e9),

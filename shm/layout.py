@@ -121,6 +121,13 @@ LOADER_WORDS = _words(
     "checker_starts",
     "filter_bypasses",  # names at which a filter was left out, each time
     "names_unfiltered",  # those at which one is left out at present
+    "held_changes",  # that wait for a decision
+    "held_names",  # in them
+    "held_since_ns",  # CLOCK_REALTIME of the oldest, 0 = none
+    "rejected_names",  # answered against the source's word
+    "pinned_names",  # that the source has changed since the table was pinned
+    "pinned_revision",  # where it is pinned, if it is
+    "pinned_since_ns",  # CLOCK_REALTIME, 0 = not pinned
 )
 
 # ---------------------------------------------------------------- control segment, page 1

@@ -126,13 +126,19 @@ class TableWriter:
         names_hint: int = 0,
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[float]:
-        """Publish a table of exactly these node blocks, in fresh segments. Raises SegmentError if memory is short."""
+        """Publish a table of these node blocks, in fresh segments; of several for a name the last one counts.
+
+        meta may change until the last block has been taken. Raises SegmentError if memory is short.
+        """
         yield from self._lock.grace()
         self._meta = meta
         self._owed = None
         side = self._inactive()
         self._drop(side)
         yield from self._build(side, blocks, max(names_hint, 64), progress)
+        held = self._sides[side]
+        assert held is not None
+        held.table.describe(meta)
         yield from self._publish(side, revision)
         self._forget_adopted()
         yield from self._settle()

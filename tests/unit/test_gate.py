@@ -1,4 +1,4 @@
-"""The gate between model and tables: whatever is held, approved, rejected and pinned, readers see a table that is whole."""
+"""The gate between model and tables: whatever is held, approved, rejected, pinned, readers' table is whole."""
 
 from __future__ import annotations
 

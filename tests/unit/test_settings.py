@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,16 @@ WRONG: dict[str, tuple[str, Any]] = {
     "etcd_cacert": ("/nonexistent/ca", 5.5),
     "etcd_cert": ("/nonexistent/cert", []),
     "etcd_key": ("/nonexistent/key", {}),
+    "guard": ("yes", True),
+    "guard_removed": ("1.1", "0.3"),
+    "guard_floor": ("0", 1.5),
+    "guard_window": ("-1", "60"),
+    "guard_last_address": ("yes", True),
+    "guard_canary": ("www.example.test", "www.example.test A"),
+    "guard_order": ("loose", 1),
+    "guard_hold_for": ("-1", "60"),
+    "guard_then": ("publish", True),
+    "guard_hook": ("a\tb", ["/bin/true"]),
     "listen": ("127.0.0.1", [53]),
     "workers": ("61", 0),
     "max_udp_size": ("511", 4097),
@@ -96,6 +107,16 @@ RIGHT: dict[str, tuple[str, Any]] = {
     "etcd_cacert": (__file__, Path(__file__)),
     "etcd_cert": (__file__, Path(__file__)),
     "etcd_key": (__file__, Path(__file__)),
+    "guard": ("off", "off"),
+    "guard_removed": ("0", 0.0),
+    "guard_floor": ("1", 1),
+    "guard_window": ("0", 0.0),
+    "guard_last_address": ("on", "on"),
+    "guard_canary": ("www.example.test MX 10 mail.example.test.", ["www.example.test MX 10 mail.example.test."]),
+    "guard_order": ("strict", "strict"),
+    "guard_hold_for": ("3600", 3600.0),
+    "guard_then": ("approve", "approve"),
+    "guard_hook": ("/bin/true -x", "/bin/true -x"),
     "listen": ("[0:0::1]:53", ["[::1]:53"]),
     "workers": ("60", 60),
     "max_udp_size": ("4096", 4096),
@@ -205,7 +226,8 @@ def test_every_setting_from_every_origin(name: str, tmp_path: Path) -> None:
     command = command_of(row)
     value = [text] if row.multiple else float(text) if row.base is float else int(text) if row.base is int else text
     path = file_with(tmp_path, f"{name} = {toml(value)}\n")
-    assert getattr(resolve(command, {}, {row.variable: text}), name) == expected
+    variable = shlex.quote(text) if row.multiple else text
+    assert getattr(resolve(command, {}, {row.variable: variable}), name) == expected
     assert getattr(resolve(command, {"config": str(path)}, {}), name) == expected
     if row.flag:
         assert getattr(resolve(command, {name: (text,) if row.multiple else text}, {}), name) == expected
