@@ -1,0 +1,270 @@
+"""etcd's hard cases through running processes: refused values, a snapshot that is harmed, alarms; seen by clients and
+by `standoff status`, `standoff rejects` and /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import dns.message
+import dns.query
+import dns.rcode
+import pytest
+
+from loader.etcd import Etcd
+from loader.etcd_channel import EtcdError
+from shm.segment import remove_instance
+from tests.support.etcd import EtcdServer
+from tests.support.instances import fresh_instance
+from tests.support.mirroring import run_async, write_many
+from tests.torture.service import Service, free_port, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+#: Keys of www.example.test in either schema, a good value, another, and one that is refused.
+SCHEMAS = {
+    "records": ("/names/example.test/www/A", b"192.0.2.1", b"192.0.2.2", b"not an address"),
+    "skydns": ("/names/test/example/www", b'{"host":"192.0.2.1"}', b'{"host":"192.0.2.2"}', b'{"host":1}'),
+}
+
+
+class Running:
+    """Everything on one machine: `standoff run`, and a source in etcd that keeps a snapshot."""
+
+    def __init__(self, service: Service, etcd: EtcdServer, folder: Path) -> None:
+        self.service, self.etcd = service, etcd
+        self.state = folder / "state"
+        self._metrics = free_port()
+        self._runtime = ["--runtime-dir", str(folder / "run")]
+
+    def start(self, schema: str = "records", *options: str) -> None:
+        source = f"etcd://{self.etcd.endpoint}/names?schema={schema}"
+        self.service.source = [
+            "--source", source, "--zone", "example.test", "--state-dir", str(self.state), "--image-interval", "0",
+            "--metrics", f"127.0.0.1:{self._metrics}", *options,
+        ]  # fmt: skip
+        self.service.start_run()
+        wait_for("the service answers", self.service.ready)
+
+    def power_cut(self) -> None:
+        """SIGKILL to every process of it, and the memory is lost."""
+        for part in self.service.parts:
+            part.process.send_signal(signal.SIGKILL)
+        for pid in self.service.processes():
+            self.service.kill(pid)
+        for part in self.service.parts:
+            part.process.wait()
+        self.service.parts.clear()
+        wait_for("all are gone", lambda: not self.service.processes())
+        remove_instance(self.service.instance)
+        self.service._board = None
+
+    def ask(self, name: str, type_: str = "A") -> list[str]:
+        query = dns.message.make_query(name, type_)
+        with suppress(dns.exception.Timeout):
+            answer, _ = dns.query.udp_with_fallback(query, "127.0.0.1", port=self.service.port, timeout=5)
+            if answer.rcode():
+                return [dns.rcode.to_text(answer.rcode())]
+            return sorted(str(rr) for rrset in answer.answer for rr in rrset)
+        return ["no answer"]
+
+    def until(self, name: str, *expected: str, type_: str = "A") -> None:
+        wait_for(f"{name} answers {expected}", lambda: self.ask(name, type_) == sorted(expected))
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.service.standoff("status", "--json").stdout)
+        return found
+
+    def rejects(self) -> dict[str, str]:
+        done = self.service.standoff("rejects", "--json", *self._runtime)
+        return {one["key"]: one["reason"] for one in json.loads(done.stdout)["rejects"]}
+
+    def metric(self, name: str) -> float:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{self._metrics}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+    def snapshot(self) -> Path:
+        (found,) = self.state.glob(f"*-{8 * '[0-9a-f]'}.sqlite")
+        return found
+
+    def kept(self, query: str) -> list[Any]:
+        """From the snapshot; nothing as long as it is not there."""
+        with (
+            suppress(sqlite3.Error, ValueError),
+            closing(sqlite3.connect(f"file:{self.snapshot()}?mode=ro", uri=True)) as db,
+        ):
+            return db.execute(query).fetchall()
+        return []
+
+    def put(self, key: str, value: bytes) -> int:
+        return asyncio.run(self._put(key, value))
+
+    async def _put(self, key: str, value: bytes) -> int:
+        async with Etcd(self.etcd.endpoint) as client:
+            return await client.put(key, value)
+
+    def delete(self, key: str) -> None:
+        async def body() -> None:
+            async with Etcd(self.etcd.endpoint) as client:
+                await client.delete(key)
+
+        asyncio.run(body())
+
+
+@pytest.fixture
+def make_running(newest_binary: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """With flags for etcd; once a test."""
+    with fresh_instance() as instance:
+        made: list[Running] = []
+
+        def make(*flags: str) -> Running:
+            etcd = EtcdServer(newest_binary, tmp_path / "etcd", *flags).start()
+            made.append(Running(Service(instance, free_port(), tmp_path, etcd, workers=1), etcd, tmp_path))
+            return made[-1]
+
+        yield make
+        for running in made:
+            running.service.close()
+            running.etcd.kill()
+            print(running.service.said())
+
+
+@pytest.mark.parametrize("schema", ["records", "skydns"])
+def test_a_refused_value_leaves_the_last_good_one(make_running: Callable[..., Running], schema: str) -> None:
+    """... over a power cut, with etcd away and back; until the key is deleted."""
+    running = make_running()
+    key, good, better, bad = SCHEMAS[schema]
+    first = running.put(key, good)
+    running.start(schema, "--on-reject", "keep")
+    running.until("www.example.test", "192.0.2.1")
+    refused = running.put(key, bad)
+    wait_for("the key is among the rejects", lambda: key in running.rejects())
+    assert running.rejects()[key].endswith(f"last good value of revision {first} kept")
+    assert running.ask("www.example.test") == ["192.0.2.1"]
+    assert (running.metric("standoff_source_rejects"), running.metric("standoff_source_kept")) == (1, 1)
+    assert running.status()["loader"]["kept"] == 1
+    wait_for("it is on disk", lambda: running.kept("SELECT mod_revision FROM last_good") == [(first,)])
+    running.power_cut()
+    running.etcd.kill()
+    running.start(schema, "--on-reject", "keep")
+    running.until("www.example.test", "192.0.2.1")
+    wait_for("the key is among the rejects", lambda: key in running.rejects())
+    assert running.rejects()[key].endswith(f"last good value of revision {first} kept")
+    running.etcd.start()
+    last = running.put(key, better)
+    running.until("www.example.test", "192.0.2.2")
+    assert last > refused
+    wait_for("nothing is rejected", lambda: not running.rejects())
+    running.put(key, bad)
+    wait_for("the key is among the rejects", lambda: key in running.rejects())
+    assert running.rejects()[key].endswith(f"last good value of revision {last} kept")
+    assert running.ask("www.example.test") == ["192.0.2.2"]
+    running.delete(key)
+    running.until("www.example.test", "NXDOMAIN")
+    wait_for("nothing is rejected", lambda: not running.rejects())
+    wait_for("nothing is kept", lambda: running.kept("SELECT COUNT(*) FROM last_good") == [(0,)])
+    running.put(key, bad)
+    wait_for("the key is among the rejects", lambda: key in running.rejects())
+    assert running.ask("www.example.test") == ["NXDOMAIN"]
+
+
+def test_without_keep_a_refused_value_costs_the_key(make_running: Callable[..., Running]) -> None:
+    running = make_running()
+    key, good, _, bad = SCHEMAS["records"]
+    running.put(key, good)
+    running.start()
+    running.until("www.example.test", "192.0.2.1")
+    running.put(key, bad)
+    running.until("www.example.test", "NXDOMAIN")
+    assert running.metric("standoff_source_kept") == 0
+
+
+@pytest.mark.parametrize("how", ["overwritten", "removed"])
+def test_a_snapshot_harmed_while_running_is_whole_again(make_running: Callable[..., Running], how: str) -> None:
+    """And holds what a start without etcd needs, without a change in etcd meanwhile."""
+    running = make_running()
+
+    async def fill() -> None:
+        async with Etcd(running.etcd.endpoint) as client:
+            for start in range(0, 5000, 100):
+                names = range(start, start + 100)
+                await client.transact(
+                    [(f"/names/example.test/h{i}/A", f"10.0.{i >> 8}.{i & 255}".encode()) for i in names]
+                )
+
+    asyncio.run(fill())
+    running.start()
+    running.until("h4999.example.test", "10.0.19.135")
+    wait_for("it is on disk", lambda: running.kept("SELECT COUNT(*) FROM entries") == [(5000,)])
+    harmed = running.snapshot()
+    if how == "removed":
+        harmed.unlink()
+    else:
+        with closing(sqlite3.connect(harmed)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        size = harmed.stat().st_size
+        with harmed.open("r+b") as file:
+            file.seek(8192)
+            file.write(os.urandom(size - 8192))
+
+    def whole() -> bool:
+        if not harmed.exists() or (how == "overwritten" and not list(running.state.glob("*.damaged-*"))):
+            return False
+        complete = running.kept("SELECT complete FROM state") == [(1,)]
+        return complete and running.kept("SELECT COUNT(*) FROM entries") == [(5000,)]
+
+    seconds = wait_for("the snapshot is whole", whole, 40)
+    print(f"whole again after {seconds:.1f} s")
+    assert bool(list(running.state.glob("*.damaged-*"))) == (how == "overwritten")
+    running.put("/names/example.test/new/A", b"10.1.0.1")
+    wait_for("changes go on to it", lambda: running.kept("SELECT COUNT(*) FROM entries") == [(5001,)])
+    running.power_cut()
+    running.etcd.kill()
+    running.start()
+    assert running.ask("h0.example.test") == ["10.0.0.0"]
+    assert running.ask("new.example.test") == ["10.1.0.1"]
+
+
+def test_status_and_metrics_tell_how_the_watch_is(make_running: Callable[..., Running]) -> None:
+    running = make_running("--quota-backend-bytes", str(1 << 20))
+    running.put("/names/example.test/www/A", b"192.0.2.1")
+    running.start()
+    running.until("www.example.test", "192.0.2.1")
+    wait_for("etcd has confirmed the watch", lambda: running.status()["loader"]["progress_age"] is not None)
+    loader = running.status()["loader"]
+    assert loader["event_age"] is None
+    assert loader["relist_age"] < 60
+    running.put("/names/example.test/www/A", b"192.0.2.2")
+    running.until("www.example.test", "192.0.2.2")
+    loader = running.status()["loader"]
+    assert loader["event_age"] < 30
+    assert loader["drift"] == loader["alarms"] == 0
+    assert running.metric("standoff_watch_event_age_seconds") < 30
+    assert running.metric("standoff_watch_progress_age_seconds") < 30
+    assert running.metric("standoff_relist_age_seconds") < 90
+    assert running.metric("standoff_drift_total") == 0
+    shown = running.service.standoff("status").stdout
+    assert "watch: last event" in shown
+    assert "progress confirmed" in shown
+    assert "the last list" in shown
+
+    async def overfill() -> None:
+        async with Etcd(running.etcd.endpoint) as client:
+            with pytest.raises(EtcdError, match="space exceeded"):
+                await write_many(client, "/elsewhere", 200, size=100_000)
+
+    run_async(overfill())
+    wait_for("the alarm is told", lambda: running.metric("standoff_source_alarms") == 1)
+    verdict = running.status()["verdict"]
+    assert verdict["state"] == "degraded"
+    assert "NOSPACE" in str(verdict["reasons"])
+    assert running.ask("www.example.test") == ["192.0.2.2"]
