@@ -32,7 +32,9 @@ class Chronicle:
         before, blocks = NONE, None
         try:
             before = self._version()
-            blocks = None if changes is None else [self._writer.find(name) for name in changes]
+            table = self._writer.published()
+            if changes is not None:
+                blocks = [None] * len(changes) if table is None else list(map(table.find, changes))
         except StandoffError as error:
             note = note or f"the table before it could not be read: {error}"
         try:

@@ -198,6 +198,5 @@ def _insert(connection: sqlite3.Connection, row: _Row) -> int:
 
 def _weight(publish: Publish) -> int:
     """Octets that it keeps in memory, roughly."""
-    new = sum(len(block) for block in publish.changes.values() if block is not None)
-    old = sum(len(block) for block in publish.blocks or () if block is not None)
-    return new + old + _PER_NAME * (1 + len(publish.changes))
+    octets = sum(map(len, filter(None, publish.changes.values()))) + sum(map(len, filter(None, publish.blocks or ())))
+    return octets + _PER_NAME * (1 + len(publish.changes))

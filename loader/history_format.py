@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 
@@ -51,6 +52,7 @@ _LENGTH = struct.Struct(">I")
 _PIECE = 1 << 18
 #: Where in a node block the flags' low byte is.
 _APEX_AT = 6 if sys.byteorder == "little" else 7
+_APEX = int(NodeFlag.APEX)  # a member of NodeFlag costs a microsecond for each `&`
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,38 +89,29 @@ class Encoded:
 
 
 def encode(changes: Mapping[bytes, bytes | None], before: Iterable[bytes | None]) -> Encoded:
-    """changes: name -> block since, in the order of `before`. What is the same before and since is left out."""
-    added = removed = changed = 0
-    some: list[bytes] = []
-    packer = zlib.compressobj(_LEVEL)
-    parts: list[bytes] = []
-    frame: list[Change] = []
-    for (name, new), old in zip(changes.items(), before, strict=True):
-        if old == new:
-            continue
-        frame.append((name, old, new))
-        if len(frame) == _FRAME:
-            parts += _pack(packer, frame)
-            frame = []
-        if old is None:
-            added += 1
-        elif new is None:
-            removed += 1
-        elif serial_only(old, new):
-            continue
-        else:
-            changed += 1
-        if len(some) < _SOME:
-            some.append(name)
-    if not frame and not parts:
+    """changes: name -> block since, in the order of `before`. What is the same before and since is left out.
+
+    Comprehensions, not a loop that counts: a fifth of the time, which is the loader's.
+    """
+    found: list[Change] = [one for one in zip(changes, before, changes.values(), strict=True) if one[1] != one[2]]
+    if not found:
         return Encoded(0, 0, 0, (), b"")
-    parts += _pack(packer, frame)
-    return Encoded(added, removed, changed, tuple(some), b"".join((*parts, packer.flush())))
+    came = [one for one in found if one[1] is None]
+    went = [one for one in found if one[2] is None]
+    apexes = [one for one in found if one[1] and one[2] and one[2][_APEX_AT] & _APEX]
+    moved = {name for name, old, new in apexes if serial_only(old, new)}
+    some = tuple(islice((name for name, _, _ in found if name not in moved), _SOME))
+    changed = len(found) - len(came) - len(went) - len(moved)
+    return Encoded(len(came), len(went), changed, some, _packed(found))
 
 
-def _pack(packer: zlib._Compress, frame: list[Change]) -> tuple[bytes, bytes]:
-    body = msgspec.msgpack.encode(frame)
-    return packer.compress(_LENGTH.pack(len(body))), packer.compress(body)
+def _packed(found: list[Change]) -> bytes:
+    packer = zlib.compressobj(_LEVEL)
+    parts = []
+    for start in range(0, len(found), _FRAME):
+        body = msgspec.msgpack.encode(found[start : start + _FRAME])
+        parts += [packer.compress(_LENGTH.pack(len(body))), packer.compress(body)]
+    return b"".join((*parts, packer.flush()))
 
 
 def frames(blob: bytes) -> Iterator[bytes]:
@@ -154,7 +147,7 @@ def decode(frame: bytes) -> list[Change]:
 
 
 def is_apex(block: bytes | None) -> bool:
-    return block is not None and bool(block[_APEX_AT] & NodeFlag.APEX)
+    return block is not None and bool(block[_APEX_AT] & _APEX)
 
 
 def serial_only(before: bytes | None, since: bytes | None) -> bool:

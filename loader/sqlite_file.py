@@ -12,11 +12,11 @@ somebody else has written to it, and every CHECK_EVERY_S; and whether it is stil
 from __future__ import annotations
 
 import logging
-import queue
 import sqlite3
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -173,7 +173,10 @@ class FileThread(ABC, Generic[Item, AnyBatch]):
     def __init__(self, file: SqliteFile) -> None:
         self.file = file
         self.error = ""  # for people; empty if the last write went well
-        self._queue: queue.SimpleQueue[Item | threading.Event | None] = queue.SimpleQueue()
+        self._queue: deque[Item | threading.Event | None] = deque()
+        self._idle = False  # the thread waits for something to come; it is not woken while it lets more come
+        self._urgent = False
+        self._wake = threading.Event()
         self._flushes: list[threading.Event] = []  # the thread's
         self._thread: threading.Thread | None = None
         self._stamp: tuple[int, int, int] | None = None  # of the file, after the last write
@@ -199,22 +202,29 @@ class FileThread(ABC, Generic[Item, AnyBatch]):
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_on, name=self.file.format.kind, daemon=True)
             self._thread.start()
-        self._queue.put(item)
+        self._queue.append(item)
+        if self._idle:
+            self._wake.set()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was put is on disk; False if it is not by then. Blocks: for a thread of its own."""
         if self._thread is None:
             return True
         flushed = threading.Event()
-        self._queue.put(flushed)
+        self._hurry(flushed)
         return flushed.wait(timeout_s)
 
     def close(self) -> None:
         """Write what is left, and end. What cannot be written then is lost."""
         if self._thread is not None:
-            self._queue.put(None)
+            self._hurry(None)
             self._thread.join()
             self._thread = None
+
+    def _hurry(self, what: threading.Event | None) -> None:
+        self._queue.append(what)
+        self._urgent = True
+        self._wake.set()
 
     # ---- the thread
 
@@ -267,21 +277,31 @@ class FileThread(ABC, Generic[Item, AnyBatch]):
             self.file.verify()
 
     def _collect(self, batch: AnyBatch, due: float) -> bool:
-        """Wait for something to write, and for more until it is due; whether it is time to end."""
-        while True:
-            wait = due - time.monotonic() if batch.waiting else LOOK_EVERY_S
-            if wait <= 0:
-                return False
-            try:
-                item = self._queue.get(timeout=wait)
-            except queue.Empty:
-                return False
+        """Wait until it is time to write, or to look; take what has come. Whether it is time to end.
+
+        The thread wakes once for all that comes before `due`: a thousand times a second would cost its owner more than
+        the writing does.
+        """
+        if not batch.waiting:
+            self._idle = True
+            if not self._queue:  # asked after _idle is set: `put` appends, and then looks at it
+                self._wake.wait(LOOK_EVERY_S)
+            self._idle = False
+            self._wake.clear()
+        while (batch.waiting or self._queue) and not self._urgent and (wait := due - time.monotonic()) > 0:
+            if self._wake.wait(wait):
+                break
+        self._urgent = False
+        self._wake.clear()
+        while self._queue:
+            item = self._queue.popleft()
             if item is None:
                 return True
             if isinstance(item, threading.Event):
                 self._flushes.append(item)
                 return False
             batch.take(item)
+        return False
 
     def _flushed(self) -> None:
         for event in self._flushes:
