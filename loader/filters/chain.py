@@ -6,10 +6,11 @@ Ours run in the loader, the others in processes of their own (host.py).
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from loader import names
 from loader.filters import Context, Filter, Kept, RRsets
 from loader.filters.health import health
 from loader.filters.host import Failed, FilterProcess
@@ -22,10 +23,6 @@ log = logging.getLogger(__name__)
 BUILT_IN: dict[str, Filter] = {"windows": windows, "health": health, "weights": weights}
 #: In the place of a filter's name: there is none.
 NO_FILTER = "none"
-#: Names filtered between two looks at the event loop: some 20 ms.
-STEP = 500
-
-Breathe = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -71,13 +68,10 @@ class Chain:
         """Whether a filter needs to know which targets are up."""
         return any(stage.name == "health" or stage.name not in BUILT_IN for stage in self._stages)
 
-    async def run(self, passages: Sequence[Passage], breathe: Breathe) -> None:
+    async def run(self, passages: Sequence[Passage]) -> None:
         """All names through all filters."""
-        for begin in range(0, len(passages), STEP):
-            part = passages[begin : begin + STEP]
-            for stage in self._stages:
-                await self._run_stage(stage, part)
-            await breathe()
+        for stage in self._stages:
+            await self._run_stage(stage, passages)
 
     async def _run_stage(self, stage: Stage, passages: Sequence[Passage]) -> None:
         wanted = [passage for passage in passages if passage.left]
@@ -97,7 +91,7 @@ class Chain:
         self.bypasses += 1
         if (name, why) not in self._told:
             self._told.add((name, why))
-            log.error("filter %s is bypassed at %s: %s", name, _text(passage.context.owner), why)
+            log.error("filter %s is bypassed at %s: %s", name, names.to_text(passage.context.owner), why)
             if len(self._told) > 1000:
                 self._told.clear()
 
@@ -131,9 +125,3 @@ def _advance(passage: Passage, name: str, result: Kept) -> None:
     passage.left = {type_: list(rrs) for type_, rrs in result.rrsets.items() if rrs}
     if result.again is not None:
         passage.again = result.again if passage.again is None else min(passage.again, result.again)
-
-
-def _text(owner: bytes) -> str:
-    from loader import names
-
-    return names.to_text(owner)
