@@ -49,7 +49,7 @@ PIECE = 1 << 20
 #: Of a description: 16 bytes for each of the 4096 pieces of the largest table would fit.
 MAX_DESCRIPTION = 1 << 20
 #: Settings that decide which answers a source's content gives.
-SHAPING = ("instance", "source", "zone", "default_ttl", "semantics")
+SHAPING = ("instance", "source", "zone", "default_ttl", "semantics", "on_reject", "filters")
 
 _HEAP_END = layout.header_offsets()["heap_end"]
 _NAMES = layout.header_offsets()["names"]

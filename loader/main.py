@@ -23,7 +23,7 @@ from loader.imaging import Imager
 from loader.publisher import ProgressBar, Publisher
 from loader.serials import live_serials
 from loader.sources import SourceSettings, confirmed, feed_of, show_watches
-from loader.start import Restored
+from loader.start import Restored, publish_image
 from loader.warden import GuardSettings, Warden
 from loader.zone import Zones
 from shm.board import Board
@@ -92,6 +92,7 @@ class _Loader:
         self._settings = settings
         self._progress = progress
         self._restored = restored  # until the sources' table replaces it
+        self._waited = False  # as a standby
         path = image.path_of(settings)
         self._imager = Imager(path, image.shaping_of(settings), settings.image_interval) if path else None
         self._history = history_of(settings)
@@ -117,6 +118,8 @@ class _Loader:
             from loader import faults
 
             faults.arm(writer)
+        if self._waited and not board.live:  # the loader before has died before it had published anything
+            self._restored = publish_image(writer, self._settings)
         self._introduce(writer, remove_leftovers(board))
         zones = Zones(self._zones, self._settings.default_ttl)
         chronicle = Chronicle(writer, self._history)
@@ -156,10 +159,10 @@ class _Loader:
 
     async def _acquire(self, lock: LockFile) -> bool:
         """Become the one writer, as a standby for as long as it takes. False if told to stop meanwhile."""
-        waited, since, told = False, time.monotonic(), False
+        since, told = time.monotonic(), False
         while not lock.try_acquire():
-            if not waited:
-                waited = True
+            if not self._waited:
+                self._waited = True
                 log.info("standby: another loader holds %s; taking over when it ends", lock.path)
             if not told and time.monotonic() - since > STANDBY_TOLD_S:
                 told = True
@@ -167,7 +170,7 @@ class _Loader:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), STANDBY_POLL_S)
                 return False
-        if waited:
+        if self._waited:
             log.warning("the other loader is gone: taking over")
         return True
 
@@ -177,7 +180,7 @@ class _Loader:
         words = writer.words
         words.set("loader_pid", os.getpid())
         words.set("loader_started_ns", time.time_ns())
-        words.set("loader_state", LoaderState.STARTING)
+        words.set("loader_state", LoaderState.STALE if self._restored else LoaderState.STARTING)
         words.set("write_hold_since_ns", 0)
 
     async def _read(self, number: int, feed: Feed) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from loader import image
 from shm.board import Board
-from shm.errors import LayoutMismatch, StandoffError, TableDamaged
+from shm.errors import StandoffError, TableDamaged
 from shm.layout import LoaderState
 from shm.segment import LockFile
 from shm.tables import TableWriter
@@ -58,7 +58,13 @@ def restore(settings: image.Settings) -> Restored | None:
         board = Board.create_or_attach(settings.instance)
         lock = LockFile(board.names.lock("writer"))
         try:
-            return _restore(board, path, image.shaping_of(settings)) if not board.live and lock.try_acquire() else None
+            if board.live or not lock.try_acquire():
+                return None
+            writer = TableWriter(board)
+            try:
+                return publish_image(writer, settings)
+            finally:
+                writer.close()
         finally:
             lock.release()
             board.close()
@@ -67,27 +73,31 @@ def restore(settings: image.Settings) -> Restored | None:
         return None
 
 
-def _restore(board: Board, path: Path, shaping: dict[str, int]) -> Restored | None:
+def publish_image(writer: TableWriter, settings: image.Settings) -> Restored | None:
+    """For who holds the writer's lock while nothing is published. Whatever is wrong with the image is logged."""
+    path = image.path_of(settings)
+    if path is None:
+        return None
     started = time.monotonic()
-    writer = TableWriter(board)
     try:
-        with image.open_image(path, shaping) as kept:
+        with image.open_image(path, image.shaping_of(settings)) as kept:
             for pause in writer.restore(kept.description.size, kept.fill):
                 time.sleep(pause)
             description = kept.description
-        restored = Restored(path, description.revision, description.seen_ns)
-        writer.words.set("loader_state", LoaderState.STALE)
-        writer.words.set("source_seen_ns", restored.seen_ns)
-        writer.note(restored.note())
-        log.warning("%s (%d names, %.2f s)", restored.note(), description.names, time.monotonic() - started)
-        return restored
+    except FileNotFoundError:
+        return None
     except (image.ImageDamaged, TableDamaged) as error:
         _set_aside(path, error)
-    except (image.Foreign, LayoutMismatch) as error:
+        return None
+    except (StandoffError, OSError) as error:  # of another version, of other settings, not readable, no memory
         log.warning("image %s is not used: %s", path, error)
-    finally:
-        writer.close()
-    return None
+        return None
+    restored = Restored(path, description.revision, description.seen_ns)
+    writer.words.set("loader_state", LoaderState.STALE)
+    writer.words.set("source_seen_ns", restored.seen_ns)
+    writer.note(restored.note())
+    log.warning("%s (%d names, %.2f s)", restored.note(), description.names, time.monotonic() - started)
+    return restored
 
 
 def _set_aside(path: Path, why: Exception) -> None:

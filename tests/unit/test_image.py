@@ -47,6 +47,8 @@ class Shape:
     zone: tuple[str, ...] = ()
     default_ttl: int = 300
     semantics: str = "coredns"
+    on_reject: str = "drop"
+    filters: tuple[str, ...] = ()
 
 
 def table(names: list[bytes] = NAMES, size: int = 1 << 21) -> bytearray:
