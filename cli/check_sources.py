@@ -34,15 +34,19 @@ class SourceCheck:
         """All that there is to say."""
         if not self._settings.source:
             yield problem("source", 'there is none: give source = ["file:PATH"] or ["etcd://HOST:PORT/PREFIX"]')
+        unreadable = False
         files = [source for source in self._settings.source if not etcd_url.is_etcd_url(source)]
         for number, source in enumerate(files):
-            yield from self._file(number, source.removeprefix("file:"))
+            remarks = list(self._file(number, source.removeprefix("file:")))
+            unreadable |= any(remark.level is Level.PROBLEM for remark in remarks)
+            yield from remarks
         if files:
             self.names = len(self._zones)
             apexes = sorted(names.to_text(apex) for apex in self._zones.apexes())
             told = self._zones.problems | self._zones.warnings
             yield from _records({key: f"{key.partition(':')[2]}: {text}" for key, text in told.items()})
-            yield ok("source", f"files hold {self.names} names in zones: {' '.join(apexes) or 'none'}")
+            if self.names or not unreadable:
+                yield ok("source", f"files hold {self.names} names in zones: {' '.join(apexes) or 'none'}")
         for source in self._settings.source:
             if etcd_url.is_etcd_url(source):
                 yield from _etcd(source, self._settings, connect)
@@ -51,7 +55,9 @@ class SourceCheck:
         source = FileSource(path, self._apexes)
         update = source.look()
         if update is None:
-            yield problem("source", source.status.error or f"{path} holds nothing that can be read")
+            waited = self._settings.missing == "wait" and not Path(path).exists()
+            text = source.status.error or f"{path} holds nothing that can be read"
+            yield warning("source", f"{text}: it will be waited for") if waited else problem("source", text)
             return
         files = {key: text for key, text in update.problems.items() if Path(key.removeprefix("file:")).exists()}
         for text in files.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import keyword
+import shlex
 from typing import Any
 
 import click
@@ -46,6 +47,18 @@ class Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(f"cli.commands.{module_of(cmd_name)}").command
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            at = next((at for at, arg in enumerate(given) if arg in self.list_commands(ctx)), None)
+            if at is None:
+                name = error.option_name
+                ctx.fail(f"{name} belongs to a command, and comes after it: standoff COMMAND {name} …")
+            right = shlex.join(["standoff", given[at], *given[:at], *given[at + 1 :]])
+            ctx.fail(f"options come after the command: {right}")
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from cli.origins import suggest

@@ -94,6 +94,14 @@ class Settings(Guarding, frozen=True, kw_only=True):
         list[str],
         row("Where names come from: files or etcd; several sources add up.", SOURCES, LOADING, form=values.SOURCE),
     ] = msgspec.field(default_factory=list)
+    missing: Annotated[
+        Literal["fail", "wait"],
+        row(
+            "A file or folder of `source` that is not there at the start, with no table or image from before: fail, "
+            "or wait for it.",
+            SOURCES, DAEMONS & LOADING,
+        ),
+    ] = "fail"  # fmt: skip
     zone: Annotated[
         list[str],
         row(

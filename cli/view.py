@@ -174,7 +174,7 @@ def _why_degraded(status: Status) -> Iterator[str]:
     if not loader.alive:
         yield "no loader is running: answers are from its last table"
     elif loader.state == "stale":
-        yield f"the source is away: {loader.note or 'answers are from the last good table'}"
+        yield f"a source cannot be read: {loader.note or 'answers are from the last good table'}"
     elif loader.alarms:
         yield f"alarm: {loader.note}"
     elif _silent(loader.heartbeat_age):

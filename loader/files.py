@@ -24,7 +24,7 @@ from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from loader import jsonlines, zonefile
+from loader import jsonlines, names, zonefile
 from loader.feed import Update
 from loader.jsonlines import Content, as_list
 from loader.model import Record, Reject
@@ -33,6 +33,7 @@ from shm.layout import LoaderState
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5
+SOA = 6
 #: What counts in a folder. A source that is one file may have any name: what is not JSON lines is a zone file.
 SUFFIXES = (".zone", ".db", ".jsonl")
 
@@ -42,7 +43,7 @@ Signature = tuple[int, int, int] | None
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """How the source is; loader/feed.py: FeedStatus. STALE: the file or folder itself is gone."""
+    """How the source is; loader/feed.py: FeedStatus. STALE: the file or folder is gone, or a file cannot be read."""
 
     state: LoaderState = LoaderState.STARTING
     last_seen_ns: int = 0
@@ -61,6 +62,7 @@ class _File:
     prints: dict[str, int] = field(default_factory=dict)  # key -> hash of its records, of the last good content
     problems: dict[str, str] = field(default_factory=dict)
     good: bool = False
+    broken: bool = False
 
 
 @dataclass(slots=True)
@@ -143,7 +145,8 @@ class FileSource:
     def _state(self, error: str) -> LoaderState:
         if not self._told:
             return LoaderState.STARTING
-        return LoaderState.STALE if error else LoaderState.FRESH
+        broken = error or any(file.broken for file in self._files.values())
+        return LoaderState.STALE if broken else LoaderState.FRESH
 
     def _error(self) -> str:
         found = [self._root_problem] if self._root_problem else []
@@ -168,7 +171,7 @@ class FileSource:
         news.records[key] = None
         if problem:
             news.problems[key] = problem
-            log.warning("%s; answers go on from what was read before", problem)
+            self._warn(f"{problem}; waiting for it")
 
     def _visit(self, path: Path, news: _News) -> None:
         """Reads a file if it has changed."""
@@ -194,18 +197,27 @@ class FileSource:
             return  # it has changed meanwhile, and is read again at the next look
         file.signatures = {**signatures, path: before}
         self._newest = max([self._newest, *(held[0] for held in file.signatures.values() if held)])
+        file.broken = bool(failed)
         if failed:
             self._fail(path, file, failed, news)
-        else:
-            _accept(file, records, news)
-            _tell(file, problems, news)
-            file.good = True
+            return
+        if file.good:
+            log.info("%s read again: %s", path, _summary(records))
+        _accept(file, records, news)
+        _tell(file, problems, news)
+        file.good = True
 
     def _fail(self, path: Path, file: _File, reason: str, news: _News) -> None:
         kept = "its last good content stays" if file.good else "nothing of it is served"
-        if file.problems.get(f"file:{path}") != reason:
-            log.warning("%s; %s", reason, kept)
-        _tell(file, {f"file:{path}": reason}, news)
+        told = {f"file:{path}": f"{reason}; {kept}"}
+        if file.problems != told:
+            self._warn(f"{reason}; {kept}")
+        _tell(file, told, news)
+
+    def _warn(self, text: str) -> None:
+        """Of what is in no Update yet: later problems are logged as those of any other key."""
+        if not self._told:
+            log.warning("%s", text)
 
     def _update(self, news: _News, complete: bool) -> Update | None:
         if not self._told:
@@ -244,6 +256,22 @@ def _read(path: Path, zones: Collection[bytes], includes: list[Path]) -> tuple[d
         {prefix + key: records for key, records in result.records.items()},
         {prefix + key: f"{path}: {reason}" for key, reason in result.problems.items()},
     )
+
+
+def _summary(contents: dict[str, Content]) -> str:
+    """What a file holds, for people: its zones with their serials, as far as it gives them."""
+    if not all(isinstance(content, list) for content in contents.values()):
+        return f"{len(contents)} records"  # JSON lines
+    records = [record for content in contents.values() for record in as_list(content)]
+    parts = []
+    for apex in sorted({record.zone for record in records if record.zone is not None}):
+        owned = [record for record in records if record.zone == apex]
+        serials = [int.from_bytes(record.rdata[-20:-16], "big") for record in owned if record.type == SOA]
+        parts.append(
+            f"zone {names.to_text(apex)} {len({record.owner for record in owned})} names"
+            + (f", serial {serials[0]}" if serials else "")
+        )
+    return "; ".join(parts) or f"{len(contents)} record sets"
 
 
 def _accept(file: _File, contents: dict[str, Content], news: _News) -> None:

@@ -11,6 +11,7 @@ from cli.commands import need_source
 from cli.foreground import Foreground, Hooks
 from cli.herald import Herald
 from cli.options import command as make_command
+from cli.presence import need_files
 from cli.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def command(settings: Settings) -> int:
     is started again, one that stays inside the write lock is replaced after a second.
     """
     need_source("load", settings)
+    need_files(settings)
     from cli.loaderwatch import LoaderWatch
 
     logs.set_up(settings.log_level, settings.log_format, "load")

@@ -12,6 +12,7 @@ from cli.foreground import Foreground, Hooks
 from cli.options import command as make_command
 from cli.options import json_option
 from cli.output import message
+from cli.presence import need_files
 from cli.settings import Settings
 from shm.errors import StandoffError
 
@@ -44,6 +45,7 @@ def command(settings: Settings, as_json: bool) -> int:
     from shm.segment import remove_instance
 
     lock = _claim(settings)
+    need_files(settings)
     logs.set_up(settings.log_level, settings.log_format, "run")
     from cli.herald import Herald
     from cli.loaderwatch import LoaderWatch
@@ -135,17 +137,17 @@ def announce(settings: Settings, as_json: bool) -> None:
     zones, example = survey(settings.instance)
     host, port = settings.listen_addresses[0]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    dig = f"dig @{host} -p {port} {example}"
+    dig = f"dig @{host} -p {port} {example}" if example else None
     if as_json:
         output.json({"event": "ready", "listen": settings.listen, "zones": zones, "try": dig})
     shown = ", ".join(zones[:10]) + (f" and {len(zones) - 10} more" if len(zones) > 10 else "")
     message(f"ready on {', '.join(settings.listen)}; zones: {shown or 'none'}")
-    message(f"try: {dig}")
+    message(f"try: {dig}" if dig else "the source holds no names yet: they are answered as soon as there are any")
     message("Ctrl-C ends it")
 
 
 def survey(instance: str) -> tuple[list[str], str]:
-    """The zones in the live table (without final dots), and a name and type that it answers."""
+    """The zones in the live table (without final dots), and a name and type that it answers; "" if there is none."""
     from cli import presentation
     from shm.board import Board
     from shm.reading import TableObserver
@@ -157,7 +159,7 @@ def survey(instance: str) -> tuple[list[str], str]:
         zones = [presentation.name_text(apex).rstrip(".") or "." for apex in sorted(apexes)]
         if example is not None:
             return zones, f"{presentation.name_text(example).rstrip('.')} A"
-        return zones, f"{zones[0]} SOA" if zones else ". SOA"
+        return zones, f"{zones[0]} SOA" if zones else ""
     finally:
         observer.close()
         board.close()

@@ -102,7 +102,7 @@ def _parts(status: Status) -> RenderableType:
     table.add_row(
         "",
         f"{supervisor.workers_wanted} workers wanted, {supervisor.workers_died} died, "
-        f"{supervisor.workers_condemned} replaced for a stuck lock",
+        f"{supervisor.workers_condemned} replaced for being stuck",
     )
     return table
 

@@ -64,7 +64,7 @@ def test_etcd_goes_away_and_comes_back(
     wait_for("the loader is stale", lambda: state(service) == "stale", NOTICED_S)
     verdict = status(service)["verdict"]
     assert verdict["state"] == "degraded"
-    assert any("source is away" in reason for reason in verdict["reasons"])
+    assert any("source cannot be read" in reason for reason in verdict["reasons"])
     if how == "killed":
         etcd.start()
     else:

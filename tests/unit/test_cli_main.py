@@ -169,7 +169,7 @@ main()
 
 def test_run_from_begin_to_end() -> None:
     name = f"cli-run-{os.getpid()}"
-    arguments = ["run", "--source", "file:x", "--instance", name, "--listen", "[::]:5300", "--json"]
+    arguments = ["run", "--source", "file:README.md", "--instance", name, "--listen", "[::]:5300", "--json"]
     process = subprocess.Popen(
         [sys.executable, "-c", FAKE_PARTS, *arguments],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -185,7 +185,7 @@ def test_run_from_begin_to_end() -> None:
             "try": "dig @::1 -p 5300 www.example.test A",
         }  # fmt: skip
         assert Names(name).existing()
-        second = spawn("run", "--source", "file:x", "--instance", name)
+        second = spawn("run", "--source", "file:README.md", "--instance", name)
         assert (second.returncode, second.stdout) == (1, "")
         assert "is running already" in second.stderr
         process.send_signal(signal.SIGTERM)

@@ -309,7 +309,7 @@ def worker(number: int, **values: Any) -> Change:
     ("how", "expected", "reason"),
     [
         (loader(), "ok", ""),
-        (loader(state="stale", note="etcd is away"), "degraded", "the source is away: etcd is away"),
+        (loader(state="stale", note="etcd is away"), "degraded", "a source cannot be read: etcd is away"),
         (loader(heartbeat_age=9.0), "degraded", "the loader has not moved for 9 s"),
         (loader(write_lock_held=0.5), "degraded", "the loader (pid 1) has held the write lock for 0.50 s"),
         (supervisor(alive=False), "degraded", "no supervisor is running"),

@@ -1,0 +1,55 @@
+"""Sources of files that are not there when a loader is to be started: a slip of the pen, more often than not."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from cli.settings import Settings
+from shm.errors import NotRunning, StandoffError
+
+FILE = "file:"
+
+
+class SourceMissing(StandoffError):
+    """A file or folder that a source names does not exist."""
+
+
+def need_files(settings: Settings) -> None:
+    """Raises SourceMissing if a file or folder of the sources is not there, and nothing can be answered until it is.
+
+    With an image or a live table from before, answers go on from that: then it is waited for, as `missing = "wait"`
+    would have it.
+    """
+    if settings.missing == "wait" or _has_past(settings):
+        return
+    paths = [Path(source.removeprefix(FILE)) for source in settings.source if source.startswith(FILE)]
+    problems = [f"source {FILE}{path}: {_describe(path)}" for path in paths if not path.exists()]
+    if problems:
+        raise SourceMissing("; ".join(problems) + " (--missing wait starts without, and waits)")
+
+
+def _has_past(settings: Settings) -> bool:
+    from loader import image
+    from shm.board import Board
+
+    kept = image.path_of(settings)
+    if kept is not None and kept.exists():
+        return True
+    try:
+        board = Board.attach(settings.instance)
+    except NotRunning:
+        return False
+    except StandoffError:  # the loader will say what is wrong with it
+        return True
+    live = board.live
+    board.close()
+    return live != 0
+
+
+def _describe(path: Path) -> str:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    alike = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], 1)
+    return f"there is no such file or folder in {folder}" + (f"; did you mean {alike[0]}?" if alike else "")
