@@ -31,12 +31,12 @@ CHANGES = 1000
 
 async def measure(count: int, writer: TableWriter) -> dict[str, object]:
     zone = names.from_text("example.test")
-    tree, marked = ServiceTree("/skydns", [zone]), set[bytes]()
+    tree = ServiceTree("/skydns", [zone])
     publisher = Publisher(writer, Zones([zone]), 1)
     keys = [f"/skydns/test/example/svc{i}/{i:08x}" for i in range(count)]
     listing = Listing([Put(key, value(i), i + 1) for i, key in enumerate(keys)], count)
     started = time.perf_counter()
-    await publisher.take(0, full_update(tree, listing, marked))
+    await publisher.take(0, full_update(tree, listing))
     await publisher.publish()
     loaded_s = time.perf_counter() - started
     draw = random.Random(1)
@@ -46,7 +46,7 @@ async def measure(count: int, writer: TableWriter) -> dict[str, object]:
         fresh = Put(f"/skydns/test/example/new{number}/x", value(number), revision)
         event = (Put(keys[at], value(draw.randrange(65536)), revision), Delete(keys[at], revision), fresh)[number % 3]
         before = time.perf_counter(), time.process_time()
-        await publisher.take(0, change_update(tree, Changes([event], revision), marked))
+        await publisher.take(0, change_update(tree, Changes([event], revision)))
         await publisher.publish()
         wall.append(time.perf_counter() - before[0])
         cpu.append(time.process_time() - before[1])

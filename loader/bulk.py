@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from loader._plain import node
-from loader.compiler import FIRST_RR, Gift
+from loader._short import block
+from loader.compiler import Gift, Given, are_addresses, is_short
 
 if TYPE_CHECKING:
     from loader.zone import Zones
@@ -67,19 +67,46 @@ def give_all(
     return left
 
 
+def fill(model: Zones, given: Iterable[Given], step: int) -> Iterator[None]:
+    """Takes names with all that a source gives to them, which has given nothing before (loader/feed.py: ByName). As if
+    its keys were applied, and its aggregates marked. Yields every `step` names."""
+    gifts, zone_of, link = model._gifts, model._zone_of, model._tree.link
+    gifts_to, names_of = gifts.by_name, gifts.by_key
+    for number, (name, several, aggregate) in enumerate(given, 1):
+        model._unlisted = True
+        zone = zone_of(name)
+        if zone is None or name == zone.apex or name in gifts_to or not are_addresses(several):
+            for gift in several:
+                gifts.put(name, gift)
+                model._pend(name, gift[1])
+                link(name)
+        else:
+            gift = several[0]
+            gifts_to[name] = gift
+            if names_of.setdefault(gift[0], name) is not name:
+                gifts.add_name(gift[0], name)
+            link(name)
+            if gift[1] > zone.touched:
+                model._touch(zone, gift[1])
+        if aggregate:
+            model._aggregates.add(name)
+        if number % step == 0:
+            yield
+
+
 def nodes(model: Zones) -> Iterator[bytes]:
     """The node blocks of all names that are given to. The model is settled, and nothing is applied meanwhile."""
     zones, children, void, aggregates = model._zones, model._tree._children, model._void, model._aggregates
     cuts, dnames, compile_ = model._cuts, model._dnames, model._compile
     above, plain = None, False  # of the name before; plain: what is beneath `above` is in a zone, and under no cut
     for name, held in model._gifts.by_name.items():
-        if type(held) is tuple and len(held) == FIRST_RR + 3 and name not in children and name not in zones:
+        if type(held) is tuple and is_short(held) and name not in children and name not in zones:
             behind = name[name[0] + 1 :]
             if behind != above:
                 above, plain = behind, model.is_plain(name)
             if plain and not (name in void or name in aggregates or name in cuts or name in dnames):
-                yield node(name, held[3], held[4], held[5])
+                yield block(name, 0, held)
                 continue
-        block = compile_(name)
-        if block is not None:
-            yield block
+        made = compile_(name)
+        if made is not None:
+            yield made

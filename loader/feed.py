@@ -14,7 +14,7 @@ from typing import Protocol
 
 from loader import records
 from loader._plain import Short
-from loader.compiler import Gift
+from loader.compiler import Gift, Given
 from loader.last_good import rounds
 from loader.model import Changes, Listing, Put, Record, Reject
 from shm.layout import LoaderState
@@ -40,6 +40,7 @@ class Update:
     kept       on_reject = keep: key that has a problem, but keeps what it gave before -> revision of the value refused.
                In records that is its last good value, or None: the same as before. Looked up as problems are
     usual      the same as records, revisions and problems, a short way through them for who has none of the keys yet
+    by_name    another one, through records and marks
     """
 
     records: Mapping[str, list[Record] | None]
@@ -52,6 +53,7 @@ class Update:
     kept: Mapping[str, int] = field(default_factory=dict)
     usual: Usual | None = None
     why: str = ""
+    by_name: ByName | None = None
 
 
 class Usual(Protocol):
@@ -69,6 +71,17 @@ class Usual(Protocol):
     def rest(self, numbers: Sequence[int]) -> Update:
         """What there is to know of the keys with these numbers."""
         ...
+
+
+class ByName(Protocol):
+    """The records and marks of a full update, name by name: what each is given, and whether it is an aggregate.
+
+    left: keys that are to be taken from the records, besides; known when all names have been gone through.
+    """
+
+    left: set[str]
+
+    def __iter__(self) -> Iterator[Given]: ...
 
 
 class FeedStatus(Protocol):

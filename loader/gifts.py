@@ -61,6 +61,22 @@ class Gifts:
         self.by_name[name] = gift
         self.by_key[gift[0]] = name
 
+    def put(self, name: bytes, gift: Gift) -> None:
+        """In place of what its key gives to the name, if anything; the key may give to others, too."""
+        self.replace(name, self.find(name, gift[0]), gift)
+        self.add_name(gift[0], name)
+
+    def add_name(self, key: str, name: bytes) -> None:
+        """The key gives to the name, too."""
+        held = self.by_key.get(key)
+        if held is None:
+            self.by_key[key] = name
+        elif isinstance(held, bytes):
+            if held != name:
+                self.by_key[key] = (held, name)
+        elif name not in held:
+            self.by_key[key] = (*held, name)
+
     def replace(self, name: bytes, old: Gift | None, new: Gift | None) -> None:
         """The name gets `new` in place of `old`, which is one of its gifts; of the same key. None: nothing."""
         held = self.by_name.get(name)

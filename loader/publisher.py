@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from loader import bulk, takeover
 from loader.chronicle import Chronicle
 from loader.compiler import Gift
-from loader.feed import Update, Usual
+from loader.feed import ByName, Update, Usual
 from loader.filters.service import FilterService
 from loader.gate import Flow, Gate
 from loader.guard import Limits
@@ -104,10 +104,12 @@ class Publisher:
             self._progress.start(len(update.records))
         if update.usual is not None and not self._keys[source]:
             await self._take_usual(source, update.usual, len(update.records))
+        elif update.by_name is not None and not source and not self._keys[source] and not self._watched:
+            await self._take_names(update, update.by_name)
         else:
             await self._take_each(source, update)
-        for marked, on in update.marks.items():
-            self._zones.mark(marked, on)
+            for marked, on in update.marks.items():
+                self._zones.mark(marked, on)
         self._listed[source] |= update.full
         self._revisions[source] = update.revision
         self._why = update.why or self._why
@@ -137,6 +139,23 @@ class Publisher:
             if self._progress is not None:
                 self._progress.advance(stop - start)
             await self._breathe()
+
+    async def _take_names(self, update: Update, by_name: ByName) -> None:
+        """All of the first source."""
+        left = len(update.records)
+        for _ in bulk.fill(self._zones, by_name, STEP):
+            if self._progress is not None:
+                self._progress.advance(min(STEP, left))
+            left = max(0, left - STEP)
+            await self._breathe()
+        self._keys[0].update(filter(update.records.__contains__, self._zones.keys()))
+        for key in [*by_name.left, *update.problems]:
+            self._apply(0, key, update.records[key], update)
+
+    @property
+    def _watched(self) -> int:
+        """Names whose keys the filters have to see."""
+        return 0 if self._filters is None else self._filters.bank.watched
 
     def _apply(self, source: int, key: str, records: list[Record] | None, update: Update) -> None:
         name = f"{source}:{key}" if source else key

@@ -11,21 +11,25 @@ their record reject the key (CoreDNS cuts them to 16 bits).
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Literal
 
 import msgspec
 
 from loader import attributes, names, rdata, targets
 from loader.attributes import Attributes
+from loader.compiler import Gift
 from loader.model import DEFAULT_TTL, MAX_TTL, Put, Reject
 
 Semantics = Literal["coredns", "strict"]
 
+_ADDRESSES = (rdata.A, rdata.AAAA)
 _MAPPED = bytes(10) + b"\xff\xff"
 _REVERSE = (b"\x07in-addr\x04arpa\0", b"\x03ip6\x04arpa\0")
 _DEFAULT_PRIORITY, _DEFAULT_WEIGHT = 10, 100
+#: Before the target, in the SRV of a service that has no priority, no weight, no port, and no others beside it.
+_PLAIN_SRV = struct.pack(">HHH", _DEFAULT_PRIORITY, 100, 0)
 #: CoreDNS's min-lease-ttl and max-lease-ttl, in seconds.
 _SHORTEST_LEASE, _LONGEST_LEASE = 30, 86400
 
@@ -62,13 +66,12 @@ class Service:
     type      A, AAAA or CNAME of the host, 0 without one; data: the address, or the host's name in wire form
     explicit  the value has a port, priority, weight or mail: a host's name is more than an alias
     port      -1: no SRV; priority 0..65535; weight 1..
-    ttl       seconds, with the lease in it, or DEFAULT_TTL; own_ttl: the value's, without
-    rank      a hash of the key: the lowest ones are a sample that is fair, and changes little when keys come and go
+    ttl       seconds, with the lease in it, or the default; own_ttl: the value's, without
     """
 
     __slots__ = (
-        "data", "explicit", "group", "key", "kind", "lease", "mail", "name", "own_ttl", "port", "priority", "rank",
-        "revision", "strip", "target", "text", "ttl", "type", "weight",
+        "data", "explicit", "group", "key", "kind", "lease", "mail", "name", "own_ttl", "port", "priority", "revision",
+        "strip", "target", "text", "ttl", "type", "weight",
     )  # fmt: skip
 
     key: str
@@ -89,7 +92,6 @@ class Service:
     own_ttl: int
     strip: int
     group: str
-    rank: int
 
 
 class ConditionalService(Service):
@@ -99,7 +101,7 @@ class ConditionalService(Service):
     attributes: Attributes
 
 
-def decode(prefix: str, put: Put, lease_ttl: Callable[[int], int]) -> Service | None:
+def decode(prefix: str, put: Put, lease_ttl: Callable[[int], int], default_ttl: int = DEFAULT_TTL) -> Service | None:
     """The service of a key; None for SkyDNS's own settings. lease_ttl: lease -> seconds. Raises Reject."""
     name = name_of(prefix, put.key)
     if name is None:
@@ -123,8 +125,7 @@ def decode(prefix: str, put: Put, lease_ttl: Callable[[int], int]) -> Service | 
     made.group = value.group or ""
     made.target = made.data if made.type == rdata.CNAME else stripped(name, made.strip)
     made.own_ttl = min(_number("ttl", value.ttl, 0, 2**32 - 1) or 0, MAX_TTL)
-    set_ttl(made, lease_ttl)
-    made.rank = int.from_bytes(blake2b(put.key.encode(errors="surrogatepass"), digest_size=7).digest(), "big")
+    set_ttl(made, lease_ttl, default_ttl)
     return made
 
 
@@ -139,12 +140,37 @@ def _begun(value: _Value, type_: int, data: bytes) -> Service:
     return made
 
 
-def set_ttl(service: Service, lease_ttl: Callable[[int], int]) -> None:
-    """The smaller one of lease and value, whichever there are."""
+def set_ttl(service: Service, lease_ttl: Callable[[int], int], default_ttl: int = DEFAULT_TTL) -> None:
+    """The smaller one of lease and value, whichever there are, or else the default."""
     ttls = [service.own_ttl] if service.own_ttl else []
     if service.lease:
         ttls.append(min(max(lease_ttl(service.lease), _SHORTEST_LEASE), _LONGEST_LEASE))
-    service.ttl = min(ttls, default=DEFAULT_TTL)
+    service.ttl = min(ttls, default=default_ttl)
+
+
+def folded(service: Service) -> Gift | None:
+    """What is kept of a plain service: an address and a SRV with port 0, which is what it gives to a name that has no
+    other (the `coredns` semantics). None for others."""
+    if service.explicit or service.group or service.lease or service.ttl < 0 or service.type not in _ADDRESSES:
+        return None
+    if type(service) is not Service:
+        return None
+    srv = _PLAIN_SRV + service.target
+    return (
+        service.key, service.revision, None, service.type, service.ttl, service.data, rdata.SRV, service.ttl, srv,
+    )  # fmt: skip
+
+
+def unfolded(name: bytes, gift: Gift) -> Service:
+    """The service of a plain key (loader/_short.pyx), as far as the `coredns` semantics ask for it."""
+    made = Service()
+    made.key, made.revision, _, made.type, made.ttl, made.data, _, _, srv = gift
+    made.name, made.target = name, srv[len(_PLAIN_SRV) :]
+    made.kind, made.lease, made.text, made.group, made.strip = HOST, 0, b"", "", 0
+    made.port, made.priority, made.weight = 0, _DEFAULT_PRIORITY, _DEFAULT_WEIGHT
+    made.explicit = made.mail = False
+    made.own_ttl = made.ttl
+    return made
 
 
 def stripped(name: bytes, count: int) -> bytes:

@@ -15,6 +15,7 @@ from loader.last_good import rounds
 from loader.leases import CHANGE_PATIENCE, LIST_PATIENCE, Leases
 from loader.model import Changes, Delete, Listing, Put, Record
 from loader.skydns import Semantics
+from loader.skydns_fill import ByName
 from loader.skydns_tree import ServiceTree
 
 log = logging.getLogger(__name__)
@@ -30,16 +31,24 @@ class SkydnsFeed:
     """loader/feed.py's Feed. Its updates name all keys that give something else than before, changed or not."""
 
     def __init__(
-        self, source: LeasedSource, prefix: str, zones: Collection[bytes], semantics: Semantics, *, keep: bool = False
+        self,
+        source: LeasedSource,
+        prefix: str,
+        zones: Collection[bytes],
+        semantics: Semantics,
+        *,
+        default_ttl: int = 300,
+        keep: bool = False,
     ) -> None:
-        """keep: see loader/last_good.py."""
+        """default_ttl, in seconds: of services that have no other. keep: see loader/last_good.py."""
         self._source = source
         self._keep = keep
         self._leases = Leases(source.lease_ttl, time.monotonic)
-        self._make_tree = partial(ServiceTree, prefix, zones, semantics, self._leases.granted, keep=keep)
+        self._make_tree = partial(
+            ServiceTree, prefix, zones, semantics, self._leases.granted, default_ttl=default_ttl, keep=keep
+        )
         self._tree = self._make_tree()
         self._revision = 0
-        self._marked: set[bytes] = set()
 
     @property
     def status(self) -> FeedStatus:
@@ -90,15 +99,15 @@ class SkydnsFeed:
         tree = self._make_tree()  # a new one: an earlier listing may still be read from the old one
         for _ in tree.replacing(item.entries, self._tree):
             await asyncio.sleep(0)  # a million keys take half a minute
+        update = _loaded(tree, item, self._tree.aggregates())
         self._tree = tree
-        update = _loaded(self._tree, item, self._marked)
         self._forget(self._leases.known())
         return update
 
     def _changes(self, item: Changes) -> Update:
         perhaps = {self._tree.lease_of(event.key) for event in item.events}
         perhaps.update(event.lease for event in item.events if isinstance(event, Put))
-        update = change_update(self._tree, item, self._marked)
+        update = change_update(self._tree, item)
         self._forget(perhaps)
         return update
 
@@ -119,38 +128,26 @@ class SkydnsFeed:
         return _update_of(self._tree, keys, {}, self._revision, {})
 
 
-def full_update(tree: ServiceTree, listing: Listing, marked: set[bytes]) -> Update:
-    """A listing in the tree's place. `marked`: the aggregates that were told before, and afterwards those that are."""
+def full_update(tree: ServiceTree, listing: Listing) -> Update:
+    """A listing in the tree's place."""
+    before = tree.aggregates()
     tree.replace(listing.entries)
-    return _loaded(tree, listing, marked)
+    return _loaded(tree, listing, before)
 
 
-def _loaded(tree: ServiceTree, listing: Listing, marked: set[bytes]) -> Update:
-    now = tree.aggregates()
-    marks = dict.fromkeys(marked - now, False) | dict.fromkeys(now - marked, True)
-    marked.clear()
-    marked.update(now)
-    keys = [*(service.key for service in tree.services()), *tree.problems]
-    revisions = _Revisions(tree, keys)
-    records = _Records(tree, keys)
+def _loaded(tree: ServiceTree, listing: Listing, before: set[bytes]) -> Update:
+    """before: the aggregates that were told."""
+    keys = _Keys(tree)
     return Update(
-        records, listing.revision, True, tree.problems, revisions, marks=marks, kept=tree.kept, why=listing.why
+        _Records(keys), listing.revision, True, tree.problems, _Revisions(keys), marks=_Marks(tree, before),
+        kept=tree.kept, by_name=None if before else ByName(tree), why=listing.why,
     )  # fmt: skip
 
 
-def change_update(tree: ServiceTree, changes: Changes, marked: set[bytes]) -> Update:
+def change_update(tree: ServiceTree, changes: Changes) -> Update:
     """Of several events for a key the last one counts."""
     last = {event.key: event for event in changes.events}
-    news = {key: event if isinstance(event, Put) else None for key, event in last.items()}
-    near = {name for key in news for name in tree.names_of(key)}
-    keys = tree.change(news)
-    near.update(name for key in news for name in tree.names_of(key))
-    marks: dict[bytes, bool] = {}
-    for name in near:
-        on = tree.is_aggregate(name)
-        if on != (name in marked):
-            marks[name] = on
-            (marked.add if on else marked.discard)(name)
+    keys, marks = tree.change({key: event if isinstance(event, Put) else None for key, event in last.items()})
     own = {key: event.mod_revision for key, event in last.items()}
     return _update_of(tree, keys, own, changes.revision, marks)
 
@@ -167,15 +164,32 @@ def _update_of(
     return Update(records, revision, False, problems, revisions, causes, marks, kept)
 
 
+class _Keys:
+    """The keys of a tree, listed only if somebody goes through them."""
+
+    def __init__(self, tree: ServiceTree) -> None:
+        self.tree = tree
+        self._count = len(tree.services.by_key) + len(tree.problems.keys() - tree.services.by_key.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.tree.services.by_key or key in self.tree.problems
+
+    def __iter__(self) -> Iterator[str]:
+        held = self.tree.services.by_key
+        yield from [*held, *(key for key in self.tree.problems if key not in held)]
+
+    def __len__(self) -> int:
+        return self._count
+
+
 class _Records(Mapping[str, list[Record] | None]):
     """Records made as they are read. The tree may have moved on by then: the update that tells is on its way."""
 
-    def __init__(self, tree: ServiceTree, keys: list[str]) -> None:
-        self._tree = tree
-        self._keys = dict.fromkeys(keys)
+    def __init__(self, keys: _Keys) -> None:
+        self._keys = keys
 
     def __getitem__(self, key: str) -> list[Record] | None:
-        return self._tree.records_of(key)
+        return self._keys.tree.records_of(key)
 
     def __contains__(self, key: object) -> bool:
         return key in self._keys
@@ -188,12 +202,11 @@ class _Records(Mapping[str, list[Record] | None]):
 
 
 class _Revisions(Mapping[str, int]):
-    def __init__(self, tree: ServiceTree, keys: list[str]) -> None:
-        self._tree = tree
+    def __init__(self, keys: _Keys) -> None:
         self._keys = keys
 
     def __getitem__(self, key: str) -> int:
-        revision = self._tree.revision_of(key)
+        revision = self._keys.tree.revision_of(key)
         if revision is None:
             raise KeyError(key)
         return revision
@@ -203,3 +216,20 @@ class _Revisions(Mapping[str, int]):
 
     def __len__(self) -> int:
         return len(self._keys)
+
+
+class _Marks(Mapping[bytes, bool]):
+    """The names that became aggregates with another tree, or ceased to be: worked out if somebody asks."""
+
+    def __init__(self, tree: ServiceTree, before: set[bytes]) -> None:
+        self._tree = tree
+        self._before = before
+
+    def __getitem__(self, name: bytes) -> bool:
+        return self._tree.is_aggregate(name)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._before ^ self._tree.aggregates())
+
+    def __len__(self) -> int:
+        return len(self._before ^ self._tree.aggregates())

@@ -9,7 +9,7 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 
-from loader import names, rdata
+from loader import names, rdata, skydns
 from loader.model import Listing, Put
 from loader.skydns import HOST, NOTHING, Semantics, Service
 from loader.skydns_feed import full_update
@@ -53,10 +53,11 @@ def lint(prefix: str, puts: Collection[Put], zones: Collection[bytes], default_t
         Finding("note", names.to_text(name), "", "", "", f"{count} services beneath it: answers with {MOST} of them")
         for name, count in sorted(coredns.tree.crowded().items())
     ]
-    for service in sorted(coredns.tree.services(), key=lambda one: one.key):
-        if service.key not in rejects:
+    for key, put in sorted({put.key: put for put in puts}.items()):
+        service = None if key in rejects else skydns.decode(prefix, put, lambda lease: 0)
+        if service is not None:
             notes = _notes(service, coredns.given(service))
-            found += [Finding("note", service.key, "", "", "", text) for text in notes]
+            found += [Finding("note", key, "", "", "", text) for text in notes]
     return found
 
 
@@ -66,9 +67,9 @@ class _Side:
     def __init__(
         self, prefix: str, puts: Iterable[Put], zones: Collection[bytes], semantics: Semantics, default_ttl: int
     ) -> None:
-        self.tree = ServiceTree(prefix, zones, semantics)
+        self.tree = ServiceTree(prefix, zones, semantics, default_ttl=default_ttl)
         self.zones = Zones(zones, default_ttl)
-        update = full_update(self.tree, Listing(list(puts), 1), set())
+        update = full_update(self.tree, Listing(list(puts), 1))
         for key, records in update.records.items():
             self.zones.apply(key, records or (), update.revisions.get(key, 1))
         self.nodes = {node.name: node for node in map(unpack, self.zones.all_nodes())}

@@ -30,6 +30,8 @@ class SourceSettings(EtcdAccess, Protocol):
     @property
     def semantics(self) -> Semantics: ...
     @property
+    def default_ttl(self) -> int: ...
+    @property
     def on_reject(self) -> Literal["keep", "drop"]: ...
     @property
     def state_dir(self) -> Path | None: ...
@@ -47,7 +49,7 @@ def feed_of(url: str, settings: SourceSettings, zones: list[bytes]) -> Feed:
     refuses = last_good.refuser(parsed.schema, parsed.prefix) if keep else None
     kept = source if settings.state_dir is None else KeptSource(source, _snapshot(settings, url, refuses))
     if parsed.schema == "skydns":
-        return SkydnsFeed(kept, parsed.prefix, zones, settings.semantics, keep=keep)
+        return SkydnsFeed(kept, parsed.prefix, zones, settings.semantics, default_ttl=settings.default_ttl, keep=keep)
     return etcd_feed(LeasedSource(kept), parsed, keep=keep)
 
 

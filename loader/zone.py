@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from loader import bulk, compiler, names
+from loader._short import block
+from loader.apexes import Apexes, Zone
 from loader.compiler import Gift
 from loader.gifts import Gifts
 from loader.model import Record
@@ -26,25 +28,14 @@ _STRUCTURAL = frozenset((NS, SOA, DNAME))
 _FREE, _BELOW_CUT, _OCCLUDED = range(3)
 
 
-class _Zone:
-    __slots__ = ("apex", "references", "serial", "touched")
-
-    def __init__(self, apex: bytes) -> None:
-        self.apex = apex
-        self.references = 0  # gifts that name the zone, and 1 if it is configured
-        self.serial = 0
-        self.touched = 0  # the highest revision that has touched it since the serial was settled
-
-
 class Zones:
     """All zones that this loader serves, from all its sources."""
 
     def __init__(self, zones: Iterable[bytes] = (), default_ttl: int = 300) -> None:
         """`zones` are served even without data; default_ttl, in seconds, is for records whose source gives no TTL."""
         self.default_ttl = default_ttl
-        self._growing = False  # see continue_serials
-        self._touched: set[_Zone] = set()
-        self._zones: dict[bytes, _Zone] = {}
+        self._zones = Apexes()
+        self._zone_of = self._zones.around
         self._gifts = Gifts()
         # Names whose gifts or zone changed -> revision: settled before anything is told, once for a whole burst.
         self._pending: dict[bytes, int] = {}
@@ -266,40 +257,18 @@ class Zones:
 
     # ------------------------------------------------------------ zones
 
-    def _zone_of(self, name: bytes) -> _Zone | None:
-        """The longest zone that encloses the name."""
-        zones = self._zones
-        zone = zones.get(name)
-        while zone is None:
-            length = name[0]
-            if not length:
-                return None
-            name = name[length + 1 :]
-            zone = zones.get(name)
-        return zone
-
     def zone_of(self, name: bytes) -> bytes | None:
         """The apex of the longest zone that encloses the name."""
         zone = self._zone_of(name)
         return None if zone is None else zone.apex
 
     def continue_serials(self, floors: Mapping[bytes, int]) -> None:
-        """From now on every change makes a zone's serial grow, from at least what its floor says.
-
-        A loader that starts anew knows the revisions of the keys that are left, not of those deleted since; and the
-        revisions of a store restored from a backup begin again below. Secondaries take only what grows (RFC 1982).
-        """
+        """See Apexes."""
         self._settle_pending()
-        self._growing = True
-        for apex, floor in floors.items():
-            zone = self._zones.get(apex)
-            if zone is not None and zone.serial < floor:
-                zone.serial = floor
-                self._changed.add(apex)
+        self._changed.update(self._zones.continue_serials(floors))
 
-    def _touch(self, zone: _Zone, revision: int) -> None:
-        zone.touched = max(zone.touched, revision)
-        self._touched.add(zone)
+    def _touch(self, zone: Zone, revision: int) -> None:
+        self._zones.touch(zone, revision)
         self._changed.add(zone.apex)
 
     def hold(self, apex: bytes, revision: int) -> None:
@@ -307,7 +276,7 @@ class Zones:
         zone = self._zones.get(apex)
         if zone is None:
             around = self._zone_of(apex)
-            self._zones[apex] = zone = _Zone(apex)
+            self._zones[apex] = zone = Zone(apex)
             self._tree.link(apex)
             self._zone_changed(apex, around, revision)
         zone.references += 1
@@ -320,7 +289,7 @@ class Zones:
             del self._zones[apex]
             self._zone_changed(apex, zone, revision)
 
-    def _zone_changed(self, apex: bytes, before: _Zone | None, revision: int) -> None:
+    def _zone_changed(self, apex: bytes, before: Zone | None, revision: int) -> None:
         """The names at and beneath `apex` were in zone `before` (None: in none) and are in another now."""
         if before is not None:
             self._touch(before, revision)
@@ -335,13 +304,7 @@ class Zones:
     def _settle_pending(self) -> None:
         while self._pending:
             self._settle(*self._pending.popitem())
-        for zone in self._touched:
-            if zone.touched > zone.serial:
-                zone.serial = zone.touched
-            elif zone.touched and self._growing:
-                zone.serial += 1
-            zone.touched = 0
-        self._touched.clear()
+        self._zones.settle()
 
     # ------------------------------------------------------------ names
 
@@ -423,8 +386,8 @@ class Zones:
         flags = self._flags(name, zone.apex, state) if beneath or self._cuts or self._dnames else 0
         if name in self._aggregates:
             flags |= NodeFlag.AGGREGATE
-        if isinstance(held, tuple) and len(held) == compiler.FIRST_RR + 3 and name != zone.apex:
-            return compiler.single(name, flags, held[3], held[4], held[5])
+        if isinstance(held, tuple) and name != zone.apex and compiler.is_short(held):
+            return block(name, int(flags), held)
         if name == zone.apex:
             merged = compiler.merge(name, self._gifts.to(name), zone.apex)
             return compiler.apex_node(name, flags, merged.rrsets, zone.serial)

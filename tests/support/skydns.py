@@ -8,8 +8,8 @@ import dns.flags
 import dns.message
 import dns.rcode
 
-from loader import names
-from loader.feed import Update
+from loader import bulk, names
+from loader.feed import ByName, Update
 from loader.model import Changes, Delete, Listing, Put
 from loader.skydns import Semantics
 from loader.skydns_feed import change_update, full_update
@@ -33,12 +33,16 @@ class World:
         zones: Iterable[str] = ("example.test",),
         lease_ttls: Mapping[int, int] | None = None,
         most: int = MOST,
+        *,
+        by_key: bool = False,
     ) -> None:
+        """by_key: the first listing is applied key by key, too."""
+        self._by_key = by_key
         apexes = [names.from_text(zone) for zone in zones]
         known = lease_ttls or {}
         self.tree = ServiceTree(PREFIX, apexes, semantics, lambda lease: known.get(lease, 0), most)
         self.zones = Zones(apexes)
-        self.marked: set[bytes] = set()
+        self.marked: set[bytes] = set()  # by the updates
         self.revision = 0
         self._keys: set[str] = set()
         self.relist([self.put(key, value) for key, value in (keys or {}).items()])
@@ -52,15 +56,18 @@ class World:
         return Delete(f"{PREFIX}/{key}", self.revision)
 
     def relist(self, puts: list[Put]) -> None:
-        self.apply(full_update(self.tree, Listing(puts, self.revision), self.marked))
+        self.apply(full_update(self.tree, Listing(puts, self.revision)))
 
     def change(self, *events: Put | Delete) -> Update:
-        update = change_update(self.tree, Changes(list(events), self.revision), self.marked)
+        update = change_update(self.tree, Changes(list(events), self.revision))
         self.apply(update)
         return update
 
     def apply(self, update: Update) -> None:
         """As the publisher does it."""
+        if update.by_name is not None and not self._keys and not self._by_key:
+            self._fill(update.by_name, update)
+            return
         gone = self._keys - update.records.keys() if update.full else set()
         for key, records in [*update.records.items(), *((key, None) for key in gone)]:
             revision = update.revisions.get(key, update.revision)
@@ -68,6 +75,17 @@ class World:
             (self._keys.add if records or key in update.problems else self._keys.discard)(key)
         for name, on in update.marks.items():
             self.zones.mark(name, on)
+            (self.marked.add if on else self.marked.discard)(name)
+
+    def _fill(self, by_name: ByName, update: Update) -> None:
+        given = list(by_name)
+        assert len({name for name, _, _ in given}) == len(given)
+        for _ in bulk.fill(self.zones, given, 100):
+            pass
+        self._keys = {*self.zones.keys(), *update.problems}
+        self.marked.update(name for name, _, on in given if on)
+        for key in by_name.left:
+            self.zones.apply(key, update.records[key] or (), update.revisions[key])
 
     def ask(self, name: str, type_: str) -> list[str]:
         """`TYPE DATA` of every answer, sorted, names other than the question's in front; or an rcode's name."""

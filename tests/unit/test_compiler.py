@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader import compiler, names
+from loader._short import block
 from loader.compiler import Gift, Merged
 from shm.layout import NEGATIVE_SOA, NodeFlag
 from shm.node import RRset, pack, unpack
@@ -141,6 +142,7 @@ def test_single_is_node_of_one_rr(labels: list[bytes], flags: int, type_: int, t
     wire = b"\xc0\x0c" + struct.pack(">HHIH", type_, 1, ttl, len(data)) + data
     expected = pack(name, flags, [RRset(type_, 1, wire)])
     assert compiler.single(name, flags, type_, ttl, data) == expected
+    assert block(name, flags, ("key", 1, None, type_, ttl, data)) == expected
     assert compiler.node(name, flags, {type_: (ttl, [data])}) == expected
 
 

@@ -72,6 +72,25 @@ def test_step_by_step_is_as_from_scratch(semantics: Semantics, steps: Steps, mos
     assert world.content() == World({}, semantics).content()
 
 
+@pytest.mark.parametrize("semantics", ["coredns", "strict"])
+@settings(max_examples=40, deadline=None)
+@given(before=STEPS, after=STEPS, most=st.sampled_from([2, 256]))
+def test_name_by_name_is_as_key_by_key(semantics: Semantics, before: Steps, after: Steps, most: int) -> None:
+    """The first listing, and what changes after it."""
+    keys = {path: value for step in before for path, value in step if value is not None}
+    short, long = (World(keys, semantics, most=most, by_key=by_key) for by_key in (False, True))
+    for step in [[], *after]:
+        for world in (short, long):
+            world.change(*(world.delete(path) if value is None else world.put(path, value) for path, value in step))
+        assert short.content() == long.content()
+        assert short.zones.problems == long.zones.problems
+        assert set(short.zones.keys()) == set(long.zones.keys())
+        assert short.marked == long.marked
+    for name in short.content():
+        assert short.zones.gifts_of(name) == long.zones.gifts_of(name)
+    assert short.zones.apexes() == long.zones.apexes()
+
+
 @settings(max_examples=40, deadline=None)
 @given(steps=STEPS)
 def test_no_key_contradicts_another(steps: Steps) -> None:

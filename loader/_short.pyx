@@ -1,0 +1,340 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, autotestdict=False
+"""The short ways of keys that are as most keys are, compiled: SkyDNS key and value -> a gift, a gift -> a node block.
+
+Each of them declines what is unusual in any way, and then the long way decides: loader/skydns.py, loader/compiler.py.
+tests/unit/test_short.py compares the two.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeLatin1
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcmp, memcpy, memset
+
+from shm.layout cimport DIRECTORY_ENTRY_SIZE, NODE_HEADER_SIZE, directory_entry, node_header
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+cdef extern from "<arpa/inet.h>" nogil:
+    int AF_INET
+    int AF_INET6
+    int inet_pton(int family, const char *text, void *address)
+
+cdef enum:
+    TYPE_A = 1
+    TYPE_AAAA = 28
+    TYPE_SRV = 33
+    MAX_NAME = 255
+    MAX_LABEL = 63
+    MAX_HOST = 45                  # the longest address: IPv6 with an IPv4 tail
+    MAX_TEXT = 8192                # of the value; longer texts are the long way's matter
+    RR_HEAD = 12
+    FIRST_RR = 3                   # loader/compiler.py: Gift
+
+#: What most gifts share: one object for each TTL, and for the number of a type.
+cdef dict _TTLS = {}
+cdef object _A = TYPE_A
+cdef object _AAAA = TYPE_AAAA
+cdef object _SRV = TYPE_SRV
+
+cdef const uint8_t *_MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
+
+
+# ---------------------------------------------------------------- a key and its value
+
+cdef struct Value:
+    const uint8_t *host
+    Py_ssize_t host_length
+    uint32_t ttl
+    uint32_t strip
+    bint seen_host
+    bint seen_ttl
+    bint seen_strip
+    bint seen_text
+
+
+cdef const uint8_t *skip_space(const uint8_t *at, const uint8_t *end) noexcept nogil:
+    while at < end and (at[0] == c" " or at[0] == c"\n" or at[0] == c"\t" or at[0] == c"\r"):
+        at += 1
+    return at
+
+
+cdef const uint8_t *skip_string(const uint8_t *at, const uint8_t *end, bint *escaped) noexcept nogil:
+    """Behind the closing quote of the string that begins behind an opening one at `at`; NULL: the long way."""
+    escaped[0] = False
+    while at < end:
+        if at[0] == c'"':
+            return at + 1
+        if at[0] < 0x20 or at[0] >= 0x7F:
+            return NULL
+        if at[0] == c"\\":
+            escaped[0] = True
+            at += 1
+            if at == end or not (at[0] == c'"' or at[0] == c"\\" or at[0] == c"/" or at[0] == c"n" or at[0] == c"t"):
+                return NULL
+        at += 1
+    return NULL
+
+
+cdef const uint8_t *read_number(const uint8_t *at, const uint8_t *end, uint32_t *number) noexcept nogil:
+    """Behind an integer of 1 to 9 digits; NULL: the long way."""
+    cdef const uint8_t *start = at
+    number[0] = 0
+    while at < end and c"0" <= at[0] <= c"9" and at - start < 10:
+        number[0] = number[0] * 10 + (at[0] - c"0")
+        at += 1
+    if at == start or at - start > 9 or (start[0] == c"0" and at - start > 1):
+        return NULL
+    return at
+
+
+cdef const uint8_t *read_field(const uint8_t *at, const uint8_t *end, Value *value) noexcept nogil:
+    """Behind one `"name":value`; NULL: a field that is unusual, or that is there twice."""
+    cdef const uint8_t *name = at + 1
+    cdef const uint8_t *start
+    cdef bint escaped
+    cdef Py_ssize_t length
+    if at == end or at[0] != c'"':
+        return NULL
+    at = skip_string(name, end, &escaped)
+    if at == NULL or escaped:
+        return NULL
+    length = at - name - 1
+    at = skip_space(at, end)
+    if at == end or at[0] != c":":
+        return NULL
+    at = skip_space(at + 1, end)
+    if at == end:
+        return NULL
+    if length == 4 and memcmp(name, b"host", 4) == 0 and not value.seen_host:
+        if at[0] != c'"':
+            return NULL
+        value.seen_host = True
+        start = at + 1
+        at = skip_string(start, end, &escaped)
+        if at == NULL or escaped:
+            return NULL
+        value.host = start
+        value.host_length = at - start - 1
+        return at
+    if length == 4 and memcmp(name, b"text", 4) == 0 and not value.seen_text:
+        if at[0] != c'"':
+            return NULL
+        value.seen_text = True
+        return skip_string(at + 1, end, &escaped)
+    if length == 3 and memcmp(name, b"ttl", 3) == 0 and not value.seen_ttl:
+        value.seen_ttl = True
+        return read_number(at, end, &value.ttl)
+    if length == 11 and memcmp(name, b"targetstrip", 11) == 0 and not value.seen_strip:
+        value.seen_strip = True
+        return read_number(at, end, &value.strip)
+    return NULL
+
+
+cdef bint read_value(const uint8_t *at, Py_ssize_t size, Value *value) noexcept nogil:
+    """False: the long way."""
+    cdef const uint8_t *end = at + size
+    memset(value, 0, sizeof(Value))
+    if size > MAX_TEXT:
+        return False
+    at = skip_space(at, end)
+    if at == end or at[0] != c"{":
+        return False
+    at += 1
+    while True:
+        at = read_field(skip_space(at, end), end, value)
+        if at == NULL:
+            return False
+        at = skip_space(at, end)
+        if at == end:
+            return False
+        if at[0] == c"}":
+            return skip_space(at + 1, end) == end and value.seen_host and value.strip <= 128
+        if at[0] != c",":
+            return False
+        at += 1
+
+
+cdef int read_name(const char *path, Py_ssize_t size, uint8_t *name) noexcept nogil:
+    """Labels from right to left into `name`; its length, 0: not ASCII in lower case, or no name at all."""
+    cdef Py_ssize_t end = size, start, i, label
+    cdef int length = 0
+    cdef uint8_t octet
+    while True:
+        start = end
+        while start > 0 and path[start - 1] != c"/":
+            start -= 1
+        label = end - start
+        if label < 1 or label > MAX_LABEL or length + label + 2 > MAX_NAME:
+            return 0
+        name[length] = <uint8_t>label
+        length += 1
+        for i in range(start, end):
+            octet = <uint8_t>path[i]
+            if octet >= 0x80 or c"A" <= octet <= c"Z":
+                return 0
+            name[length] = octet
+            length += 1
+        if start == 0:
+            name[length] = 0
+            return length + 1
+        end = start - 1
+
+
+cdef int read_host(Value *value, uint8_t *address) noexcept nogil:
+    """4 or 16, the length of the address; 0: the long way."""
+    cdef char text[MAX_HOST + 1]
+    cdef Py_ssize_t i
+    if value.host_length < 1 or value.host_length > MAX_HOST:
+        return 0
+    memcpy(text, value.host, value.host_length)
+    text[value.host_length] = 0
+    for i in range(value.host_length):
+        if text[i] == c":":
+            if inet_pton(AF_INET6, text, address) != 1 or memcmp(address, _MAPPED, 12) == 0:
+                return 0
+            return 16
+    return 4 if inet_pton(AF_INET, text, address) == 1 else 0
+
+
+cdef object shared_ttl(long ttl):
+    cdef object made = ttl
+    cdef object held = _TTLS.get(made)
+    if held is None:
+        if len(_TTLS) > 1000:
+            _TTLS.clear()
+        _TTLS[made] = held = made
+    return held
+
+
+def plain(str base, str key, bytes value, object revision, long default_ttl):
+    """(name, gift) of a key that gives an address and a SRV with port 0 to its own name; None: the long way.
+
+    base: what all keys begin with, with the last slash. The gift is what skydns.decode and the views come to for a name
+    that has this service alone, in the `coredns` semantics; default_ttl, in seconds, is for a value without one.
+    """
+    cdef Py_ssize_t base_size, key_size
+    cdef const char *base_text = PyUnicode_AsUTF8AndSize(base, &base_size)
+    cdef const char *text
+    cdef Value found
+    cdef uint8_t name[MAX_NAME + 1]
+    cdef uint8_t address[16]
+    cdef uint8_t target[6 + MAX_NAME]
+    cdef int length, size, skipped = 0
+    cdef uint32_t left
+    if not key.isascii():
+        return None
+    text = PyUnicode_AsUTF8AndSize(key, &key_size)
+    if key_size <= base_size or memcmp(text, base_text, base_size):
+        return None
+    if key_size - base_size == 6 and memcmp(text + base_size, b"config", 6) == 0:
+        return None
+    if not read_value(<const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), &found):
+        return None
+    if found.ttl == 0 and default_ttl < 0:
+        return None
+    length = read_name(text + base_size, key_size - base_size, name)
+    size = read_host(&found, address) if length else 0
+    if size == 0:
+        return None
+    left = found.strip
+    while left and name[skipped]:
+        skipped += name[skipped] + 1
+        left -= 1
+    if name[skipped] == 0:
+        skipped = 0
+    memcpy(target, b"\x00\x0a\x00\x64\x00\x00", 6)     # priority 10, weight 100, port 0
+    memcpy(target + 6, name + skipped, length - skipped)
+    gift = (
+        key, revision, None,
+        _A if size == 4 else _AAAA, shared := shared_ttl(found.ttl or default_ttl),
+        PyBytes_FromStringAndSize(<char *>address, size),
+        _SRV, shared, PyBytes_FromStringAndSize(<char *>target, 6 + length - skipped),
+    )
+    return PyBytes_FromStringAndSize(<char *>name, length), gift
+
+
+def name_of(str base, str key):
+    """The name of a key that is plain."""
+    cdef Py_ssize_t base_size, key_size
+    cdef const char *text
+    cdef uint8_t name[MAX_NAME + 1]
+    cdef int length
+    PyUnicode_AsUTF8AndSize(base, &base_size)
+    text = PyUnicode_AsUTF8AndSize(key, &key_size)
+    length = read_name(text + base_size, key_size - base_size, name) if key_size > base_size else 0
+    if length == 0:
+        raise ValueError(f"{key!r} is not a plain key")
+    return PyBytes_FromStringAndSize(<char *>name, length)
+
+
+def spelled(str base, bytes name):
+    """The key that stands for a name if it has no capitals: the inverse of name_of."""
+    cdef const uint8_t *octets = <const uint8_t *>PyBytes_AS_STRING(name)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(name), at = 0, end
+    cdef char path[MAX_NAME + 1]
+    if size > MAX_NAME:
+        raise ValueError("longer than a name")
+    end = size - 2 if size > 1 else 0
+    size = end
+    while octets[at]:
+        end -= octets[at]
+        memcpy(path + end, octets + at + 1, octets[at])
+        if end > 0:
+            end -= 1
+            path[end] = c"/"
+        at += octets[at] + 1
+    return base + PyUnicode_DecodeLatin1(path, size, NULL)
+
+
+# ---------------------------------------------------------------- a node
+
+cdef uint8_t *put16(uint8_t *at, uint32_t value) noexcept nogil:
+    at[0] = <uint8_t>(value >> 8)
+    at[1] = <uint8_t>value
+    return at + 2
+
+
+def block(bytes name, int flags, tuple gift):
+    """compiler.node of a name that has this gift alone, of one RR or of two of different types, the lower one first."""
+    cdef Py_ssize_t parts = len(gift), name_size = PyBytes_GET_SIZE(name), size, at, data_size
+    cdef uint8_t *out
+    cdef node_header header
+    cdef directory_entry entry
+    cdef bytes made, data
+    cdef uint32_t ttl, type_
+    size = NODE_HEADER_SIZE + name_size
+    for at in range(FIRST_RR, parts, 3):
+        data = gift[at + 2]
+        size += DIRECTORY_ENTRY_SIZE + RR_HEAD + PyBytes_GET_SIZE(data)
+    header.units = <uint32_t>((size + 7) >> 3)
+    header.name_length = <uint8_t>name_size
+    header.types = <uint8_t>((parts - FIRST_RR) // 3)
+    header.flags = <uint16_t>flags
+    made = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>header.units << 3)
+    out = <uint8_t *>PyBytes_AS_STRING(made)
+    memset(out + size, 0, (<size_t>header.units << 3) - size)
+    memcpy(out, &header, NODE_HEADER_SIZE)
+    out += NODE_HEADER_SIZE
+    memcpy(out, PyBytes_AS_STRING(name), name_size)
+    out += name_size
+    for at in range(FIRST_RR, parts, 3):
+        data = gift[at + 2]
+        entry.type = <uint16_t>gift[at]
+        entry.count = 1
+        entry.length = <uint16_t>(RR_HEAD + PyBytes_GET_SIZE(data))
+        memcpy(out, &entry, DIRECTORY_ENTRY_SIZE)
+        out += DIRECTORY_ENTRY_SIZE
+    for at in range(FIRST_RR, parts, 3):
+        data = gift[at + 2]
+        data_size = PyBytes_GET_SIZE(data)
+        type_ = gift[at]
+        ttl = gift[at + 1]
+        out = put16(out, 0xC00C)                       # the owner: where the question's name is
+        out = put16(out, type_)
+        out = put16(out, 1)                            # IN
+        out = put16(put16(out, ttl >> 16), ttl)
+        out = put16(out, <uint32_t>data_size)
+        memcpy(out, PyBytes_AS_STRING(data), data_size)
+        out += data_size
+    return made

@@ -1,0 +1,168 @@
+"""loader/_short.pyx: the short ways come to what the long ways do, or decline."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from loader import compiler, names, skydns
+from loader._short import block, name_of, plain, spelled
+from loader.model import Put, Reject
+from tests.support.skydns import PREFIX
+
+BASE = PREFIX + "/"
+DEFAULT_TTL = 300
+
+
+def long_way(key: str, value: bytes) -> tuple[bytes, tuple[Any, ...]] | None:
+    """What is kept of a service that the schema decodes, if it is plain."""
+    try:
+        service = skydns.decode(PREFIX, Put(key, value, 7), lambda lease: 0, DEFAULT_TTL)
+    except Reject:
+        return None
+    gift = None if service is None else skydns.folded(service)
+    return None if service is None or gift is None else (service.name, gift)
+
+
+def check(key: str, value: bytes) -> bool:
+    """Whether the short way took it."""
+    found = plain(BASE, key, value, 7, DEFAULT_TTL)
+    assert found is None or found == long_way(key, value)
+    return found is not None
+
+
+TEXT = '"heritage=external-dns,external-dns/owner=default,external-dns/resource=service/default/nginx"'
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '{"host":"192.0.2.1"}',
+        '{"host":"192.0.2.1","ttl":60}',
+        '{"host":"2001:db8::1","targetstrip":1}',
+        '{"host":"::1.2.3.4"}',
+        json.dumps({"host": "192.0.2.1", "text": TEXT, "targetstrip": 1}),
+        ' { "host" : "192.0.2.1" , "ttl" : 0 }\n',
+        '{"targetstrip":128,"host":"192.0.2.1"}',
+    ],
+)
+def test_what_most_keys_are_takes_the_short_way(value: str) -> None:
+    assert check("/skydns/test/example/www/1acbad7e", value.encode())
+
+
+KEYS = [
+    "/skydns/test/example/www", "/skydns/test", "/skydns/config", "/skydns/", "/skydns", "/skydnsx/test", "/other/a",
+    "/skydns/test//www", "/skydns/test/example/", "/skydns/Test/www", "/skydns/test/é", "/skydns/test/*", "/skydns/a b",
+    "/skydns/" + "x" * 63 + "/a", "/skydns/" + "x" * 64 + "/a", "/skydns/" + "/".join(["x" * 49] * 5),
+    "/skydns/" + "/".join(["x" * 50] * 5), "/skydns/" + "/".join("abcdefghij" * 13),
+]  # fmt: skip
+HOSTS = [
+    "192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1", "192.0.2.01", "192.0.2", "192.0.2.256", "1.2.3.4 ", "", "web", "::",
+    "fe80::1%eth0", "0:0:0:0:0:0:0:0:0", "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255", "1" * 60, "a\u00e9",
+    "1.2.3.4\0",
+]  # fmt: skip
+FIELDS = {
+    "host": st.one_of(st.sampled_from(HOSTS), st.none(), st.integers()),
+    "ttl": st.one_of(
+        st.integers(-2, 2**33), st.floats(allow_nan=False, allow_infinity=False), st.just("60"), st.none()
+    ),
+    "targetstrip": st.one_of(st.integers(-1, 130), st.none()),
+    "text": st.one_of(st.text(max_size=8), st.just(TEXT), st.none()),
+    "port": st.sampled_from([-1, 0, 80]),
+    "priority": st.sampled_from([0, 10]),
+    "weight": st.sampled_from([0, 100]),
+    "mail": st.booleans(),
+    "group": st.sampled_from(["", "g"]),
+    "owner": st.just("me"),
+    "check": st.just("tcp://:80"),
+}
+
+
+@given(
+    st.sampled_from(KEYS),
+    st.fixed_dictionaries({}, optional=FIELDS),
+    st.sampled_from([(",", ":"), (", ", ": "), ("\n,\t", " :\r\n")]),
+    st.booleans(),
+)
+def test_it_gives_what_the_long_way_gives(key: str, value: dict[str, Any], marks: tuple[str, str], plain: bool) -> None:
+    check(key, json.dumps(value, separators=marks, ensure_ascii=plain).encode("utf-8", "surrogatepass"))
+
+
+USUAL = b'{"host":"192.0.2.1","text":"a\\"b","ttl":60,"targetstrip":1}'
+
+
+@given(st.integers(0, len(USUAL)), st.integers(0, 3), st.binary(max_size=3))
+@example(0, 0, b"")
+@example(len(USUAL) - 1, 0, b',"ttl":1')
+@example(len(USUAL) - 1, 0, b',"host":"192.0.2.9"')
+@example(len(USUAL) - 1, 0, b",")
+@example(len(USUAL), 0, b"}")
+@example(len(USUAL), 0, b"\0")
+def test_values_that_are_cut_or_damaged(at: int, cut: int, put: bytes) -> None:
+    """Whatever the short way takes, the long way takes, too, and for the same."""
+    check("/skydns/test/example/www", USUAL[:at] + put + USUAL[at + cut :])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"", b"{", b"{}", b"[]", b'{"host"', b'{"host":', b'{"host":"', b'{"host":"192.0.2.1"', b'{"host":"1.2.3.4"} x',
+        b'{"host":"192.0.2.1","ttl":060}', b'{"host":"192.0.2.1","text":"\\', b'{"host":"1.2.3.4","text":"\\u0041"}',
+    ],
+)  # fmt: skip
+def test_what_is_unusual_or_wrong_is_left_to_the_long_way(value: bytes) -> None:
+    assert not check("/skydns/test/example/www", value)
+
+
+LABELS = st.lists(st.from_regex(r"[a-z0-9_*-]{1,63}", fullmatch=True), min_size=1, max_size=3)
+
+
+@given(LABELS)
+def test_a_name_and_its_key(labels: list[str]) -> None:
+    name = names.from_labels([label.encode() for label in labels])
+    key = BASE + "/".join(reversed(labels))
+    assert spelled(BASE, name) == key
+    assert name_of(BASE, key) == name == skydns.name_of(PREFIX, key)
+
+
+@pytest.mark.parametrize("key", ["/skydns/", "/skydns/a//b", "/skydns/A", "/s", "/skydns/" + "x" * 64])
+def test_what_is_no_plain_key(key: str) -> None:
+    with pytest.raises(ValueError, match="not a plain key"):
+        name_of(BASE, key)
+
+
+@given(LABELS, st.integers(0, 127), st.integers(0, 2**31 - 1), st.binary(max_size=40), st.binary(max_size=70))
+def test_a_block_of_two_rrsets(labels: list[str], flags: int, ttl: int, first: bytes, second: bytes) -> None:
+    name = names.from_labels([label.encode() for label in labels])
+    expected = compiler.node(name, flags, {1: (ttl, [first]), 33: (ttl, [second])})
+    assert block(name, flags, ("key", 1, None, 1, ttl, first, 33, ttl, second)) == expected
+
+
+def test_unfolded_is_what_was_folded() -> None:
+    key = "/skydns/test/example/www/x"
+    service = skydns.decode(PREFIX, Put(key, b'{"host":"192.0.2.1","ttl":60,"targetstrip":1}', 7), lambda lease: 0)
+    assert service is not None
+    gift = skydns.folded(service)
+    assert gift is not None
+    assert gift[8] == struct.pack(">HHH", 10, 100, 0) + names.from_text("www.example.test")
+    again = skydns.unfolded(service.name, gift)
+    for field in (
+        "key",
+        "revision",
+        "name",
+        "target",
+        "kind",
+        "type",
+        "data",
+        "port",
+        "priority",
+        "weight",
+        "ttl",
+        "group",
+    ):
+        assert getattr(again, field) == getattr(service, field)
