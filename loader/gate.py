@@ -283,8 +283,7 @@ class Gate:
                 held = self.pending[-1]
             else:
                 return verdict.lost
-        for name, (old, new) in burst.items():
-            self.holdings.join(held, name, old, new)
+        self.holdings.join_all(held, burst)
         if reasons:
             held.judged = len(held.kept)
             if held.growth == 1 or not held.drip:

@@ -143,7 +143,7 @@ def judge(burst: Burst, limits: Limits, before: Before) -> Verdict:
     reasons += _last_addresses(burst, limits)
     if not lost:
         return Verdict(reasons, lost)
-    by_zone = Counter(zone_of(name, before.zones) for name in lost)
+    by_zone = _count_zones(lost, before.zones)
     own = _too_many(len(lost), before.names, limits) or any(count >= limits.floor for count in by_zone.values())
     found = [*_emptied(by_zone, limits, before), *_share(len(lost), limits, before)]
     return Verdict(reasons + found, lost, drip=bool(found) and not own and not reasons)
@@ -161,6 +161,19 @@ def is_lost(old: bytes | None, new: bytes | None) -> bool:
 def zone_of(name: bytes, zones: Container[bytes]) -> bytes:
     """The longest zone that encloses a name; the root if there is none."""
     return next((one for one in names.ancestors(name) if one in zones), names.ROOT)
+
+
+def _count_zones(lost: list[bytes], zones: Container[bytes]) -> Counter[bytes]:
+    """Zone -> how many of these names are in it. Most have their parent in common with others."""
+    found: Counter[bytes] = Counter()
+    of_parent: dict[bytes, bytes] = {}
+    for name in lost:
+        parent = name[name[0] + 1 :]
+        zone = name if name in zones else of_parent.get(parent)
+        if zone is None:
+            zone = of_parent[parent] = zone_of(parent or names.ROOT, zones)
+        found[zone] += 1
+    return found
 
 
 def _has_address(block: bytes) -> bool:

@@ -12,7 +12,7 @@ cut, an apex or a DNAME knows. So a change waits, too, if
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -102,6 +102,18 @@ class Holdings:
             self._tree.link(name)
         self._scrap.clear()
         self.revise(held, name, new)
+
+    def join_all(self, held: Held, burst: Mapping[bytes, Pair]) -> None:
+        """join() for a burst of names that nothing holds, of which there may be very many."""
+        self.version += 1
+        held.kept.update((name, old) for name, (old, _) in burst.items())
+        link = self._tree.link
+        for name, (old, new) in burst.items():
+            if old is not None:
+                link(name)
+            if old is None or is_structural(old, new):
+                self._covers[name] = held
+        self._scrap.clear()
 
     def revise(self, held: Held, name: bytes, new: bytes | None) -> None:
         """The model says something else of a held name."""
