@@ -29,7 +29,7 @@ from loader.etcd_channel import (
     TokenExpired,
     TooLarge,
 )
-from loader.model import Delete, Put
+from loader.model import NO_UTF8, Delete, Put
 
 #: Keys of a page, see the module's head. A first list may take larger pages than one beside a running watch.
 PAGE_SIZE = 50_000
@@ -62,7 +62,7 @@ def key_text(raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        return raw.decode(errors="backslashreplace") + "\ufffd"
+        return raw.decode(errors="backslashreplace") + NO_UTF8
 
 
 class Watch:

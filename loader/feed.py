@@ -16,12 +16,15 @@ from loader import records
 from loader._plain import Short
 from loader.compiler import Gift, Given
 from loader.last_good import rounds
-from loader.model import Changes, Listing, Put, Record, Reject
+from loader.model import NO_UTF8, Changes, Listing, Put, Record, Reject
 from shm.layout import LoaderState
 
 log = logging.getLogger(__name__)
 
 Parse = Callable[[Put], list[Record]]
+
+#: What is refused in its place would be a riddle.
+NOT_TEXT = "the key is not UTF-8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +227,7 @@ def _try(parse: Parse, put: Put, problems: dict[str, str]) -> list[Record] | Non
     try:
         return parse(put)
     except Reject as reject:
-        problems[put.key] = str(reject)
+        problems[put.key] = NOT_TEXT if put.key.endswith(NO_UTF8) else str(reject)
     except Exception as error:
         # A bug in a schema must cost this key, not the source.
         log.exception("key %s: unexpected error", put.key)

@@ -9,6 +9,9 @@ import msgspec
 #: Record.ttl of a source that gave none: the zone model puts its own default there.
 DEFAULT_TTL = -1
 
+#: Ends the text of a key that is not UTF-8 (loader/etcd.py): no schema takes it.
+NO_UTF8 = "\ufffd"
+
 #: RFC 2181 section 8: a TTL is 31 bits wide.
 MAX_TTL = 2**31 - 1
 

@@ -207,9 +207,7 @@ class _Revisions(Mapping[str, int]):
 
     def __getitem__(self, key: str) -> int:
         revision = self._keys.tree.revision_of(key)
-        if revision is None:
-            raise KeyError(key)
-        return revision
+        return self._keys.tree.refused[key] if revision is None else revision
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)

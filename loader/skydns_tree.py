@@ -64,6 +64,7 @@ class ServiceTree:
 
     def _clear(self) -> None:
         self.problems: dict[str, str] = {}
+        self.refused: dict[str, int] = {}  # key with a problem -> revision of the value refused
         self.kept: dict[str, int] = {}  # key with a problem that keeps its last good service -> revision refused
         self.services = Services(self._prefix, self._zones, self._semantics, self._default_ttl)
         self.beneath = tuple(Beneath(self._most, self.services.group_of) for _ in (HOST, TEXT))
@@ -143,8 +144,7 @@ class ServiceTree:
                 continue
             fresh[key] = service
             if put is None:
-                self.problems.pop(key, None)
-                self.kept.pop(key, None)
+                self._well(key)
         return fresh
 
     def _answering(self, service: Service) -> list[bytes]:
@@ -242,8 +242,7 @@ class ServiceTree:
         self._set_ttl(service)
 
     def _decode(self, put: Put) -> Service | None:
-        self.problems.pop(put.key, None)
-        self.kept.pop(put.key, None)
+        self._well(put.key)
         try:
             service = skydns.decode(self._prefix, put, self._lease_ttl, self._default_ttl)
             if service is not None and service.kind == HOST and service.text and self._semantics == "coredns":
@@ -255,7 +254,12 @@ class ServiceTree:
             # A bug in here must cost this key, not the source.
             log.exception("key %s: unexpected error", put.key)
             self.problems[put.key] = f"unexpected error: {type(error).__name__}"
+        self.refused[put.key] = put.mod_revision
         return None
+
+    def _well(self, key: str) -> None:
+        for book in (self.problems, self.refused, self.kept):
+            book.pop(key, None)
 
     # ------------------------------------------------------------ what a name answers
 

@@ -82,9 +82,19 @@ class Running:
         found: dict[str, Any] = json.loads(self.service.standoff("status", "--json").stdout)
         return found
 
+    def reject_list(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.service.standoff("rejects", "--json", *self._runtime).stdout)[
+            "rejects"
+        ]
+        return found
+
     def rejects(self) -> dict[str, str]:
-        done = self.service.standoff("rejects", "--json", *self._runtime)
-        return {one["key"]: one["reason"] for one in json.loads(done.stdout)["rejects"]}
+        return {one["key"]: one["reason"] for one in self.reject_list()}
+
+    def loader_memory(self) -> int:
+        """Octets that the loader has for itself."""
+        text = Path(f"/proc/{self.service.loader_pid}/smaps_rollup").read_text()
+        return sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Private_"))
 
     def metric(self, name: str) -> float:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -105,19 +115,19 @@ class Running:
             return db.execute(query).fetchall()
         return []
 
-    def put(self, key: str, value: bytes) -> int:
+    def put(self, key: str | bytes, value: bytes) -> int:
         return asyncio.run(self._put(key, value))
 
-    async def _put(self, key: str, value: bytes) -> int:
+    async def _put(self, key: str | bytes, value: bytes) -> int:
         async with Etcd(self.etcd.endpoint) as client:
             return await client.put(key, value)
 
-    def delete(self, key: str) -> None:
-        async def body() -> None:
+    def delete(self, key: str) -> int:
+        async def body() -> int:
             async with Etcd(self.etcd.endpoint) as client:
-                await client.delete(key)
+                return await client.delete(key)
 
-        asyncio.run(body())
+        return asyncio.run(body())
 
 
 @pytest.fixture
