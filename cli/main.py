@@ -15,7 +15,7 @@ from cli.options import CONTEXT, write_lines
 COMMANDS = {
     "Serve": ("run", "serve", "load", "check"),
     "Look": ("status", "locks", "lookup", "explain", "history", "diff", "rejects", "pending", "health", "lint", "wait"),
-    "Change": ("approve", "reject", "scale", "import", "export"),
+    "Change": ("approve", "reject", "rollback", "resume", "scale", "import", "export"),
     "Try": ("drill",),
     "Shell": ("completion",),
 }

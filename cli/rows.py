@@ -32,15 +32,30 @@ TOOLS = frozenset(
         "pending",
         "approve",
         "reject",
+        "rollback",
+        "resume",
     }
 )
 EVERY = DAEMONS | TOOLS | {"import", "lint"}
 #: Who asks the server or the loader over a socket.
 ASKING = frozenset(
-    {"scale", "rejects", "explain", "history", "diff", "lookup", "health", "pending", "approve", "reject"}
+    {
+        "scale",
+        "rejects",
+        "explain",
+        "history",
+        "diff",
+        "lookup",
+        "rollback",
+        "resume",
+        "health",
+        "pending",
+        "approve",
+        "reject",
+    }
 )
 #: Who reads the history.
-PAST = frozenset({"history", "diff", "lookup"})
+PAST = frozenset({"history", "diff", "lookup", "rollback"})
 #: Who reads sources without an instance.
 READING = frozenset({"import", "export", "lint"})
 

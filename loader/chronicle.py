@@ -3,7 +3,7 @@ followed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from loader.history import NONE, History, Publish, Version
@@ -17,6 +17,7 @@ class Chronicle:
     def __init__(self, writer: TableWriter, history: History | None) -> None:
         self._writer = writer
         self._history = history
+        self._found: tuple[dict[bytes, bytes | None], list[bytes | None]] | None = None
 
     @contextmanager
     def telling(
@@ -24,14 +25,15 @@ class Chronicle:
     ) -> Iterator[None]:
         """Around a publish, also one that is given up: what readers see in the end counts.
 
-        changes: name -> node block to be, None: it goes. All None: the table is made anew, and nobody compares.
+        changes: name -> node block to be, None: it goes. All None: the table is made anew; `found` may tell of it.
         """
         if self._history is None:
             yield
             return
         before, blocks = NONE, None
+        self._found = None
         try:
-            before = self._version()
+            before = self.version
             table = self._writer.published()
             if changes is not None:
                 blocks = [None] * len(changes) if table is None else list(map(table.find, changes))
@@ -40,12 +42,21 @@ class Chronicle:
         try:
             yield
         finally:
-            since = self._version()
+            since = self.version
             if since != before:
+                if self._found is not None:
+                    why, (changes, blocks) = "restart", self._found
                 names = self._writer.words.get("names") if blocks is None else 0
                 self._history.record(Publish(before, since, why, note, changes or {}, blocks, names))
 
-    def _version(self) -> Version:
+    def found(self, changes: Mapping[bytes, bytes | None], find: Callable[[bytes], bytes | None]) -> None:
+        """Within `telling`: the table that is made anew has been compared with the one that readers have."""
+        if self._history is not None:
+            self._found = dict(changes), list(map(find, changes))
+
+    @property
+    def version(self) -> Version:
+        """Of what readers have. Raises StandoffError if it cannot be read."""
         table = self._writer.published()
         if table is None:
             return NONE

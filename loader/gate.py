@@ -94,6 +94,11 @@ class Gate:
         return next((held for held in self.holdings.all if held.state is State.PINNED), None)
 
     @property
+    def note(self) -> str:
+        """More about the deed, for the history."""
+        return self.pinned.reasons[0] if self.deed == "rollback" and self.pinned is not None else ""
+
+    @property
     def due(self) -> bool:
         """Whether a decision waits for the next burst to be published with; an empty one will do."""
         return bool(self._freed or self._forced)

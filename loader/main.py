@@ -21,6 +21,7 @@ from loader.filters.service import FilterService, FilterSettings
 from loader.history import history_of
 from loader.imaging import Imager
 from loader.publisher import ProgressBar, Publisher
+from loader.rollback import Rollback
 from loader.serials import live_serials
 from loader.sources import SourceSettings, confirmed, feed_of, show_watches
 from loader.start import Restored, publish_image
@@ -100,6 +101,7 @@ class _Loader:
         self._feeds = [feed_of(url, settings, self._zones) for url in settings.source]
         self._queue: asyncio.Queue[tuple[int, Update] | None] = asyncio.Queue(QUEUE)
         self._stop = asyncio.Event()
+        self._quiet = asyncio.Lock()  # held while something is published
         self._ready = False
         self._damage: int | None = None  # lookups that found damage, as far as it has been repaired
         self._repairing = False
@@ -131,7 +133,9 @@ class _Loader:
         )
         publisher.held, publisher.revisions_grow = warden.kept(), etcd_url.is_etcd_url(self._settings.source[0])
         publisher.confirmed = lambda: confirmed(self._feeds[0].status, publisher.revision)
-        desk = Desk(publisher, lambda: self._status(publisher), filters, warden.handlers)
+        rollback = Rollback(self._history, chronicle, warden, self._quiet, self._wake_for_image)
+        more = {**warden.handlers, **rollback.handlers}
+        desk = Desk(publisher, lambda: self._status(publisher), filters, more)
         control = LoaderSocket(self._settings.loader_control_path, desk)
         await control.open()
         tasks = [asyncio.create_task(self._read(number, feed)) for number, feed in enumerate(self._feeds)]
@@ -148,6 +152,7 @@ class _Loader:
         finally:
             notify(STOPPING="1")
             await control.close()
+            await rollback.close()
             await _cancel([*tasks, work, stop])
             await warden.close()
             if self._imager is not None:
@@ -197,7 +202,8 @@ class _Loader:
                 await self._take(publisher, self._queue.get_nowait())
             while True:
                 try:
-                    await publisher.publish()
+                    async with self._quiet:
+                        await publisher.publish()
                     break
                 except TableDamaged as error:
                     log.error("table damaged: %s; making both anew", error)
@@ -231,6 +237,12 @@ class _Loader:
         """Publish, though no source has told anything."""
         with contextlib.suppress(asyncio.QueueFull):  # then there is work, and it is done with the next
             self._queue.put_nowait(None)
+
+    def _wake_for_image(self) -> None:
+        """Publish, and keep the image of it at once."""
+        if self._imager is not None:
+            self._imager.want()
+        self._wake()
 
     async def _beat(self, writer: TableWriter, board: Board, publisher: Publisher) -> None:
         """Show on the board, and to systemd, that the loader lives and how its sources are."""

@@ -77,10 +77,15 @@ class Past:
         return self.first - 1 if entry is None or entry.known else self.first
 
     @property
+    def version(self) -> tuple[int, int]:
+        """(generation, published_ns) of the last table that the history knows of, its empty changes included."""
+        generation, published_ns = self._one("SELECT generation, published_ns FROM state")
+        return int(generation), int(published_ns)
+
+    @property
     def generation(self) -> int:
-        """Of the last table that the history knows of, its empty changes included."""
-        generation: int = self._one("SELECT generation FROM state")[0]
-        return generation
+        """Of that table."""
+        return self.version[0]
 
     def entry(self, number: int) -> Entry | None:
         """None if it is not kept."""

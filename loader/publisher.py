@@ -192,7 +192,7 @@ class Publisher:
             self._why = ""
             if not self._unsent and (self._published_revision == self.revision or self._gate.stands):
                 return
-            with self._chronicle.telling(self._unsent, self._gate.deed):
+            with self._chronicle.telling(self._unsent, self._gate.deed, self._gate.note):
                 await _drive(self._writer.apply(self._unsent, self.revision, self._describe()))
             self._unsent = {}
         self._published_revision = self.revision
@@ -243,7 +243,8 @@ class Publisher:
         why = self._why
         if not why and table is not None and self.revisions_grow and self.revision < table.revision:
             why = f"the source is at revision {self.revision}, behind what readers have ({table.revision})"
-        yield from takeover.first(self._gate, self._zones.all_nodes(), table, self.revision, why, self.held)
+        tell = self._chronicle.found
+        yield from takeover.first(self._gate, self._zones.all_nodes(), table, self.revision, why, self.held, tell)
         self._meta["zones"] = sorted(self._gate.zones)
 
     def _waits(self) -> bool:

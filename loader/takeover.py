@@ -8,7 +8,7 @@ compares and makes the new table at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -69,12 +69,19 @@ def saved(gate: Gate) -> Saved:
 
 
 def first(
-    gate: Gate, nodes: Iterable[bytes], table: Table | None, revision: int, why: str = "", kept: Saved | None = None
+    gate: Gate,
+    nodes: Iterable[bytes],
+    table: Table | None,
+    revision: int,
+    why: str = "",
+    kept: Saved | None = None,
+    tell: Callable[[Flow, Find], None] = lambda flow, find: None,
 ) -> Iterator[bytes]:
     """The blocks of the first table. A name may come more than once: the last block counts.
 
     nodes: all of the model's; it must not change meanwhile. table: what readers have, None: nothing. kept: what was
-    held. revision, why: see Gate.sift. Raises TableDamaged.
+    held. revision, why: see Gate.sift. tell: is told what changes for readers, and finds what they have. Raises
+    TableDamaged.
     """
     if table is None:
         if kept is not None and kept.changes:
@@ -110,6 +117,7 @@ def first(
     for apex in gate.model.grow(_unmoved(gate, differ, find)):
         differ[apex] = gate.model.block(apex)
     flow = gate.sift(differ, find, revision, why)
+    tell(flow, find)
     for name in differ.keys() | flow.keys():
         made = flow[name] if name in flow else find(name)
         if made is not None:

@@ -24,6 +24,7 @@ from loader.guard import Limits, parse_canary
 from loader.held import Held, State, count
 from loader.hook import Hook
 from shm.board import WordView
+from shm.errors import StandoffError
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Warden:
         self._wake = wake
         self._hook = Hook(settings.guard_hook, settings.instance)
         self._path = held_file.path_of(settings)
+        self._writing = asyncio.Lock()
         self._written = 0  # the gate's version on disk
         self._write_at = 0.0
         self._place: tuple[int, bool, int] = (-1, False, 0)  # of the page that comes next: version, which, number
@@ -112,6 +114,13 @@ class Warden:
                 await self._write()
             await asyncio.sleep(LOOK_S)
 
+    async def keep(self) -> None:
+        """Have on disk what is held now. Raises StandoffError if it cannot be."""
+        while self.gate.version != self._written and self._path is not None:
+            await self._write()
+            if self.error:
+                raise StandoffError(self.error)
+
     async def close(self) -> None:
         """Keep what is held."""
         await self._hook.close()
@@ -119,6 +128,10 @@ class Warden:
             await self._write()
 
     async def _write(self) -> None:
+        async with self._writing:
+            await self._write_now()
+
+    async def _write_now(self) -> None:
         path, version, started = self._path, self.gate.version, time.monotonic()
         if path is None:
             return
