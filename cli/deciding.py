@@ -32,7 +32,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Pending(msgspec.Struct):
-    """complete: the differences are all there are, of one moment."""
+    """differences: by change and name. complete: the differences are all there are, of one moment."""
 
     changes: list[Change]
     differences: list[Difference]
@@ -68,7 +68,8 @@ def pending(settings: Settings, most: int, *, rejected: bool = False) -> Pending
             found += page.differences
             start = page.more
         else:
-            return Pending(page.changes, found[:most], page.total, same and len(found[:most]) == page.total)
+            made = sorted(found[:most], key=lambda one: (one.change, one.name))
+            return Pending(page.changes, made, page.total, same and len(made) == page.total)
     raise AssertionError("unreachable")
 
 

@@ -175,6 +175,8 @@ def _adopt(gate: Gate, kept: Saved | None, differ: Flow, find: Find) -> None:
         return
     gate.next = max(gate.next, kept.next)
     for one in kept.changes:
+        if one.state is State.PENDING and not gate.limits.on:
+            continue
         held = Held(
             one.number, one.state, one.reasons, one.since, one.revision,
             lasting=one.lasting, drip=one.drip, growth=one.growth, since_s=gate.since_s(one.since),
