@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -52,7 +52,10 @@ def free_ports(count: int) -> list[int]:
 
 
 class EtcdServer:
-    """One etcd process."""
+    """One etcd process. `inside` is put before its command: what runs it somewhere else than here, at `host`."""
+
+    host = "127.0.0.1"
+    inside: tuple[str, ...] = ()
 
     def __init__(self, binary: Path, folder: Path, *flags: str, port: int = 0, scheme: str = "http") -> None:
         self.binary, self.folder, self.flags, self.scheme = binary, folder, flags, scheme
@@ -62,7 +65,7 @@ class EtcdServer:
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -79,9 +82,9 @@ class EtcdServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         client = f"{self.scheme}://{self.endpoint}"
         command = [
-            str(self.binary), "--name", self.folder.name, "--data-dir", str(self.folder / "data"),
+            *self.inside, str(self.binary), "--name", self.folder.name, "--data-dir", str(self.folder / "data"),
             "--listen-client-urls", client, "--advertise-client-urls", client,
-            "--listen-metrics-urls", f"http://127.0.0.1:{self.metrics_port}",
+            "--listen-metrics-urls", f"http://{self.host}:{self.metrics_port}",
             "--log-level", "error", *self.flags,
         ]  # fmt: skip
         if "--initial-cluster" not in self.flags:
@@ -102,7 +105,7 @@ class EtcdServer:
         while True:
             assert self.process is not None
             assert self.process.poll() is None, self.log
-            with suppress(OSError), opener.open(f"http://127.0.0.1:{self.metrics_port}/health", timeout=2) as answer:
+            with suppress(OSError), opener.open(f"http://{self.host}:{self.metrics_port}/health", timeout=2) as answer:
                 if b'"true"' in answer.read():
                     return
             assert time.monotonic() < deadline, self.log
@@ -125,8 +128,9 @@ class EtcdServer:
 class EtcdCluster:
     """Three etcd processes that form a cluster."""
 
-    def __init__(self, binary: Path, folder: Path, *flags: str, size: int = 3) -> None:
-        peers = [f"http://127.0.0.1:{port}" for port in free_ports(size)]
+    def __init__(self, binary: Path, folder: Path, *flags: str, size: int = 3, hosts: Sequence[str] = ()) -> None:
+        hosts = hosts or [EtcdServer.host] * size
+        peers = [f"http://{host}:{port}" for host, port in zip(hosts, free_ports(size), strict=True)]
         initial = ",".join(f"node{i}={peer}" for i, peer in enumerate(peers))
         self.servers = [
             EtcdServer(
@@ -144,6 +148,8 @@ class EtcdCluster:
             )
             for i, peer in enumerate(peers)
         ]
+        for server, host in zip(self.servers, hosts, strict=True):
+            server.host = host
 
     @property
     def endpoints(self) -> list[str]:

@@ -159,7 +159,7 @@ def test_a_key_goes_with_its_lease_even_if_the_watch_is_silent(monkeypatch: pyte
         source.queue.put_nowait(Listing([put(1, 3), put(2, 4, KEY + "b"), put(0, 5, KEY + "c")], 9))
         async with aclosing(feed.run()) as updates:
             update = await anext(updates)
-            assert ttls(update) == {KEY: {45}, KEY + "b": {100}, KEY + "c": {-1}}
+            assert ttls(update) == {KEY: {45}, KEY + "b": {100}, KEY + "c": {300}}
             del etcd.leases[1]
             update = await anext(updates)
             assert update.records[KEY] is None or not update.records[KEY]
