@@ -18,7 +18,8 @@ from cpython.bytes cimport PyBytes_AS_STRING
 
 cdef enum:
     # Networks told apart at a time; 24 bytes each. Two that meet in one bucket share it while both are busy.
-    BUCKETS = 1 << 15
+    BUCKET_BITS = 15
+    BUCKETS = 1 << BUCKET_BITS
     IPV4_BITS = 24
     IPV6_BYTES = 7                      # /56: what one customer usually gets
 
@@ -112,8 +113,11 @@ cdef class RateLimiter:
             key |= <uint64_t>1 << 63
         else:
             memcpy(&key, address, IPV6_BYTES)
-        hash_ = (key ^ self.seed) * <uint64_t>0x9E3779B97F4A7C15
-        b = &self.buckets[(hash_ ^ hash_ >> 32) & (BUCKETS - 1)]
+        # As MurmurHash3 ends: every bit of the key counts for every bit of the index, the last byte of a /56 as well.
+        hash_ = key ^ self.seed
+        hash_ = (hash_ ^ hash_ >> 33) * <uint64_t>0xFF51AFD7ED558CCD
+        hash_ = (hash_ ^ hash_ >> 33) * <uint64_t>0xC4CEB9FE1A85EC53
+        b = &self.buckets[hash_ >> (64 - BUCKET_BITS)]
         if b.key != key and now_ns - b.at_ns > self.most_ns:
             b.key = key                 # its last owner has been quiet long enough to have its full credit back
             b.credit_ns = self.most_ns

@@ -23,6 +23,10 @@ class Sparing:
         if self._may():
             self._log.error(message, *args)
 
+    def info(self, message: str, *args: object) -> None:
+        if self._may():
+            self._log.info(message, *args)
+
     def exception(self, message: str, *args: object) -> None:
         if self._may():
             self._log.exception(message, *args)

@@ -40,6 +40,8 @@ T = TypeVar("T")
 #: Answers at a time; of more, each fails, and its secondary comes again. Bounds threads and copies. The stream worker
 #: has no more under way (server/relays.py), but its predecessor's may end only now.
 MOST_DELIVERIES = 128
+#: Transfers in a minute that are logged one by one.
+TOLD_A_MINUTE = 120
 TICK_S = 0.25
 
 
@@ -151,7 +153,7 @@ class Delivery:
                 if self._transfer(request):
                     self._sock.sendall(DONE)
             except OSError as error:
-                log.info("transfer to %s: %s", ip_address(self._address), error)
+                self._server.sparing.error("transfer to %s: %s", ip_address(self._address), error)
 
     def _transfer(self, request: Request) -> bool:
         """False if what was sent is not whole."""
@@ -175,7 +177,7 @@ class Delivery:
                 return False
             reply.refuse(Rcode.SERVFAIL)
             return True
-        log.info(
+        self._server.done.info(
             "zone %s sent to %s%s: %d records in %d messages",
             tsig.text_name(query.name),
             ip_address(self._address),
@@ -227,6 +229,7 @@ class TransferServer:
         self.sight = Sight(board)
         self.library = Library(board)
         self.sparing = Sparing(log)
+        self.done = Sparing(log, TOLD_A_MINUTE)
         self._board = board
         self._passage = passage
         self._threads: set[threading.Thread] = set()

@@ -32,10 +32,12 @@ text    60 TXT {" ".join('"' + "t" * 200 + '"' for _ in range(5))}
 
 
 @contextmanager
-def running(folder: Path, instance: str, *options: str, listen: str = "127.0.0.1", config: str = "") -> Iterator[int]:
+def running(
+    folder: Path, instance: str, *options: str, listen: str = "127.0.0.1", config: str = "", content: str = ZONE
+) -> Iterator[int]:
     """The port of a server that answers; it is stopped afterwards. `listen`: addresses, separated by commas."""
     zone, toml = folder / "example.test.zone", folder / "standoff.toml"
-    zone.write_text(ZONE)
+    zone.write_text(content)
     toml.write_text(config)
     toml.chmod(0o600)
     addresses = listen.split(",")

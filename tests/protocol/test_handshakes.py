@@ -44,6 +44,7 @@ class Server:
     board: Board
     cert: Path
     key: Path
+    log: Path
 
     @property
     def stream_pid(self) -> int:
@@ -98,7 +99,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         closing(Board.attach(instance)) as board,
     ):
         wait_for("all workers answer", lambda: sum(1 for s in board.workers() if s.get("generation")) == 2)
-        yield Server(port, tls_port, board, cert, key)
+        yield Server(port, tls_port, board, cert, key, tmp_path / "log")
         assert board.supervisor.get("workers_condemned") == 0
         assert board.supervisor.get("workers_died") == 0
 
@@ -186,6 +187,8 @@ def test_others_are_answered_during_a_siege(server: Server) -> None:
             assert count > 5, name
             assert longest < NOTICED_S, name
         ask_over(before)
+        told = server.log.read_text().count("TLS handshakes:")
+        assert 0 < told <= 20, "ten lines a minute"
 
 
 def test_one_address_cannot_take_all_handshakes(server: Server) -> None:

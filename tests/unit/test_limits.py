@@ -111,13 +111,25 @@ def test_slip(slip: int, expected: int) -> None:
     assert Counter(verdicts) == Counter({"pass": 1, "slip": expected, "drop": 300 - expected})
 
 
-def test_networks_do_not_share() -> None:
+@pytest.mark.parametrize(
+    "form", ["192.0.{}.1", "198.{}.7.1", "2001:db8:0:{}00::1", "2001:db8:{}::1", "2001:{}::1", "{}::1"]
+)
+def test_networks_do_not_share(form: str) -> None:
     """But for the rare two that meet in one bucket: of eight neighbours at most one may suffer."""
     limiter = RateLimiter(5, 0)
     for _ in range(100):
-        limiter.judge(packed("192.0.2.1"), 7 * SECOND)
-    others = [limiter.judge(packed(f"192.0.{third}.1"), 7 * SECOND) for third in range(3, 11)]
+        limiter.judge(packed(form.format(2)), 7 * SECOND)
+    others = [limiter.judge(packed(form.format(one)), 7 * SECOND) for one in range(3, 11)]
     assert others.count("pass") >= 7
+
+
+def test_buckets_are_used_evenly() -> None:
+    """Of 2,000 neighbours, a /48 and its next ones, some 3 % meet another one among 32,768 buckets."""
+    limiter = RateLimiter(1, 0)
+    verdicts = Counter(
+        limiter.judge(packed(f"2001:db8:{n >> 8:x}:{n & 255:02x}00::1"), 7 * SECOND) for n in range(2000)
+    )
+    assert verdicts["pass"] > 1800
 
 
 def test_families_do_not_share() -> None:
