@@ -186,7 +186,11 @@ LISTEN = Form("ADDR:PORT", "an IP address and a port from 1 to 65535, as in 127.
 METRICS = Form("ADDR:PORT", "an IP address and a port (0 = any), as in 127.0.0.1:9153, or empty", _address_or_empty)
 INSTANCE_NAME = Form("NAME", "1 to 32 of a-z, 0-9 and '-', the first not '-'", _instance)
 ZONE = Form("ZONE", "a domain name, as in example.test", zone_name)
-SOURCE = Form("URL", "file:PATH or etcd://HOST:PORT[,HOST:PORT]/PREFIX?schema=skydns|records", source_url)
+SOURCE = Form(
+    "URL",
+    "file:PATH, etcd://HOST:PORT[,HOST:PORT]/PREFIX?schema=skydns|records or etcd+srv://DOMAIN/PREFIX",
+    source_url,
+)
 FILE = Form("FILE", "the path of a file", _file)
 FOLDER = Form("FOLDER", "the path of a folder", _folder)
 NETWORK = Form("NETWORK", "a network, as in 192.0.2.0/24 or 2001:db8::/32", _network)
