@@ -93,7 +93,8 @@ class Tally:
 
     def __str__(self) -> str:
         added, removed, changed = self.counts.values()
-        return f"{self.total} names differ: {added} new, {removed} gone, {changed} changed"
+        names = "1 name differs" if self.total == 1 else f"{self.total} names differ"
+        return f"{names}: {added} new, {removed} gone, {changed} changed"
 
 
 def show(differences: Iterable[Difference], most: int | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -63,16 +64,16 @@ def command(
 
 
 def show(entries: list[Entry]) -> None:
-    """For people: columns that are as wide as they need to be."""
+    """For people: columns that are as wide as they need to be, with a title on a terminal."""
     from cli.past import clock
 
-    rows = [(f"n{e.number}", clock(e.time_ns), str(e.revision), e.why, counts(e)) for e in entries]
+    rows = [(f"n{e.number}", clock(e.time_ns), str(e.revision), e.why, counts(e), about(e)) for e in entries]
+    if rows and sys.stdout.isatty():
+        rows.insert(0, ("entry", "time", "revision", "why", "changed", "names"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for entry, row in zip(entries, rows, strict=True):
-        number, when, revision, *rest = row
-        columns = [number.rjust(widths[0]), when, revision.rjust(widths[2])]
-        columns += [text.ljust(width) for text, width in zip(rest, widths[3:], strict=True)]
-        output.data("  ".join([*columns, about(entry)]).rstrip())
+    for number, when, revision, why, changed, names in rows:
+        columns = [number.rjust(widths[0]), when.ljust(widths[1]), revision.rjust(widths[2])]
+        output.data("  ".join([*columns, why.ljust(widths[3]), changed.ljust(widths[4]), names]).rstrip())
 
 
 def counts(entry: Entry) -> str:

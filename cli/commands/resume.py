@@ -28,5 +28,5 @@ def command(settings: Settings, as_json: bool) -> int:
     if as_json:
         output.json({"names": names})
     else:
-        output.message(f"{names} names follow the source again")
+        output.message(f"{names} {'name follows' if names == 1 else 'names follow'} the source again")
     return Exit.DONE

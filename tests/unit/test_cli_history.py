@@ -100,7 +100,7 @@ def test_diff(standoff_here: Runner) -> None:
         "-www.example.test. 60 IN A 192.0.2.1", "+www.example.test. 60 IN A 192.0.2.3",
     ]  # fmt: skip
     assert re.match(r"--- n2  revision 10  2023-.*\n\+\+\+ n4  revision 30  2023-", result.stdout)
-    assert result.stderr == "standoff: 1 names differ: 0 new, 0 gone, 1 changed\n"
+    assert result.stderr == "standoff: 1 name differs: 0 new, 0 gone, 1 changed\n"
     back = standoff_here("diff", "n4", "10").stdout
     assert "-www.example.test. 60 IN A 192.0.2.3" in back
     now = standoff_here("diff", "40").stdout.splitlines()
