@@ -191,9 +191,10 @@ class EtcdSource:
                         looks += len(pending) > _QUEUE
                 if time.monotonic() >= self._mirror.wake_at:
                     await self._step(m.Tick(), pending)  # even when the queue never gets empty
-                for item in merge(pending):
-                    yield item
+                merged = merge(pending)[::-1]
                 pending.clear()
+                while merged:
+                    yield merged.pop()  # and keep nothing of it: a listing may be 300 MB
         finally:
             await self._disconnect()
 

@@ -57,7 +57,9 @@ class KeptSource:
                 async for item in items:
                     status = self._source.status
                     self._snapshot.keep(item, status.cluster_id, status.last_seen_ns)
-                    yield item
+                    handed = [item]
+                    del item
+                    yield handed.pop()  # and keep nothing of it: a listing may be 300 MB
         finally:
             supplying.cancel()
             with suppress(asyncio.CancelledError):

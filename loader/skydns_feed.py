@@ -56,7 +56,7 @@ class SkydnsFeed:
 
     async def run(self) -> AsyncGenerator[Update, None]:
         async with aclosing(self._source.run()) as items:
-            reading = asyncio.ensure_future(anext(items))
+            reading: asyncio.Future[Listing | Changes] | None = asyncio.ensure_future(anext(items))
             checking: asyncio.Future[tuple[set[int], set[int]]] | None = None
             try:
                 while True:
@@ -70,15 +70,15 @@ class SkydnsFeed:
                             yield update
                     if checking is None and self._leases.pause() == 0:
                         checking = asyncio.ensure_future(self._leases.check())
-                    if not reading.done():
+                    if reading is None or not reading.done():
                         continue
                     try:
-                        item = reading.result()
+                        parts = self._parts(reading.result())
                     except StopAsyncIteration:
                         return
-                    parts = rounds(item, self._revision) if self._keep and isinstance(item, Changes) else (item,)
-                    for part in parts:
-                        yield await self._take(part)
+                    reading, tasks = None, set()
+                    while parts:
+                        yield await self._take(parts.pop())
                     reading = asyncio.ensure_future(anext(items))
             finally:
                 for task in (reading, checking):
@@ -86,6 +86,14 @@ class SkydnsFeed:
                         task.cancel()
                         with suppress(asyncio.CancelledError, StopAsyncIteration):
                             await task
+
+    def _parts(self, item: Listing | Changes) -> list[Listing | Changes]:
+        """What is to be taken one after the other, the last one first. Nobody else keeps it: a listing is large."""
+        parts: list[Listing | Changes] = [item]
+        if self._keep and isinstance(item, Changes):
+            parts[:] = rounds(item, self._revision)
+        parts.reverse()
+        return parts
 
     async def _take(self, item: Listing | Changes) -> Update:
         puts = item.entries if isinstance(item, Listing) else [e for e in item.events if isinstance(e, Put)]
