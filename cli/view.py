@@ -210,8 +210,8 @@ def _why_held(loader: Loader) -> Iterator[str]:
         )
     if loader.pinned_age is not None:
         yield (
-            f"PINNED at revision {loader.pinned_revision} for {loader.pinned_age:.0f} s: {loader.pinned_names} names do "
-            "not follow the source until `standoff resume`"
+            f"PINNED at revision {loader.pinned_revision} for {loader.pinned_age:.0f} s: {loader.pinned_names} names "
+            "do not follow the source until `standoff resume`"
         )
     if loader.rejected_names:
         yield f"{loader.rejected_names} names are answered against the source's word (standoff pending --rejected)"

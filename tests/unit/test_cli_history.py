@@ -67,7 +67,7 @@ def test_history(standoff_here: Runner) -> None:
     lines = standoff_here("history").stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["n6", "n5", "n4", "n3", "n2", "n1"]
     assert re.fullmatch(
-        r"n6  2023-\d\d-\d\d \d\d:\d\d:\d\d  50  approve  \+0 -18 ~1  h\d+.example.test. .* and 15 more", lines[0]
+        r"n6  2023-\d\d-\d\d \d\d:\d\d:\d\d  50  approve  \+0 -18 ~1  \S+.example.test. .* and 15 more", lines[0]
     )
     assert re.search(r"  5  first +1 names$", lines[-1])
     assert re.search(r"\+0 -0 ~1 +www.example.test.$", lines[2]), "mail did not change, and the apex does not count"
