@@ -215,6 +215,23 @@ def transfers(settings: Settings) -> Iterator[Remark]:
         yield warning("transfers", f"{settings.config} holds a key and may be read by every user: chmod o-r it")
 
 
+def filters(settings: Settings) -> Iterator[Remark]:
+    """Whether each filter is ours, or the entry point of a package that is installed here."""
+    from importlib.metadata import entry_points
+
+    from loader.filters import GROUP
+    from loader.filters.chain import BUILT_IN, NO_FILTER
+
+    for name in settings.filters:
+        if name in BUILT_IN or name == NO_FILTER:
+            continue
+        found = entry_points(group=GROUP, name=name)
+        if found:
+            yield ok("filters", f"{name} is {', '.join(point.value for point in found)}")
+        else:
+            yield problem("filters", f"{name} is none of {', '.join(BUILT_IN)}, and no package has it in {GROUP}")
+
+
 def _open_to_others(path: Path) -> bool:
     try:
         return bool(path.stat().st_mode & stat.S_IROTH)

@@ -76,7 +76,8 @@ class Health:
         self._path = path
         self._flipped = flipped
         self._states: dict[str, _State] = {}
-        self._order: list[str] | None = None
+        self._order: list[str] | None = None  # of all targets, as long as they are the same
+        self._counts: tuple[int, int] | None = None
         self._helper: Helper | None = None
         self._needed = asyncio.Event()
         self._unsaved = asyncio.Event()
@@ -97,7 +98,7 @@ class Health:
             self._states[target.text] = _State(target, None if since is None else False, since or 0.0)
         for text in removed:
             self._states.pop(text, None)
-        self._order = None
+        self._order = self._counts = None
         if self._states:
             self._needed.set()
         self._send([self._states[target.text] for target in fresh], removed)
@@ -111,8 +112,10 @@ class Health:
 
     def counts(self) -> tuple[int, int]:
         """(targets that are up or unknown, targets that are down)."""
-        down = sum(1 for text in self._states if self.is_up(text) is False)
-        return len(self._states) - down, down
+        if self._counts is None:
+            down = sum(1 for text in self._states if self.is_up(text) is False)
+            self._counts = len(self._states) - down, down
+        return self._counts
 
     # ------------------------------------------------------------ the checker
 
@@ -130,6 +133,8 @@ class Health:
                     why = "it is silent" if isinstance(error, TimeoutError) else str(error)
                     self.trouble = f"the health checker is started again: {why}"
                     log.warning("%s; what is known of targets stays", self.trouble)
+                except Exception:
+                    log.exception("the health checker said what nobody understands; it is started again")
                 pause = RETRY_FIRST_S if time.monotonic() - begun > STABLE_AFTER_S else min(2 * pause, RETRY_MOST_S)
                 await asyncio.sleep(pause)
         finally:
@@ -173,6 +178,7 @@ class Health:
                     turned.append(state)
                 state.up, state.since = up, time.time()
         self.flips += len(turned)
+        self._counts = None
         for state in turned[:LOGGED]:
             if state.up is False:
                 log.warning("%s is down: %s", state.target.text, state.error)
@@ -201,7 +207,7 @@ class Health:
                 self._forced.pop(text, None)
             else:
                 self._forced[text] = bool(WORDS[word])
-        self._order = None
+        self._order = self._counts = None
         log.warning("set %s by an operator: %s", word, ", ".join(found[:LOGGED]))
         self._unsaved.set()
         self._flipped([text for text in found if self.is_up(text) != before[text]])

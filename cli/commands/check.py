@@ -63,6 +63,7 @@ def _look(settings: Settings, part: str, connect: bool) -> list[Remark]:
         remarks += sources.remarks(connect)
         names = max(names, sources.names)
         remarks += checks.credentials(settings)
+        remarks += checks.filters(settings)
     if part != "load":
         remarks += checks.listen(settings)
         remarks += checks.tls(settings)

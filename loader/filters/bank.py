@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from loader.attributes import NONE, Conditional
@@ -74,7 +74,7 @@ class _Held:
 class _Name:
     """A name that held keys give to. kept: what the filters left of each key; None: the name is not watched."""
 
-    __slots__ = ("bypassed", "conditions", "due", "kept", "keys", "taken")
+    __slots__ = ("conditions", "due", "kept", "keys", "taken")
 
     def __init__(self) -> None:
         self.keys: set[str] = set()
@@ -82,7 +82,6 @@ class _Name:
         self.kept: dict[str, list[Record]] | None = None
         self.due = math.inf
         self.taken: list[Taken] = []
-        self.bypassed: dict[str, str] = {}
 
 
 class Bank:
@@ -99,6 +98,7 @@ class Bank:
         self._looked_at: dict[str, dict[bytes, int]] = {}  # target -> name -> how many of its records ask for it
         self._targets: dict[str, Target] = {}  # that came since the last settle
         self._left: set[str] = set()  # targets that may not be needed any more
+        self._bypassed: dict[bytes, dict[str, str]] = {}
 
     # ------------------------------------------------------------ in
 
@@ -133,9 +133,9 @@ class Bank:
         return self._due[0][0] if self._due else math.inf
 
     @property
-    def bypassed(self) -> dict[bytes, dict[str, str]]:
+    def bypassed(self) -> Mapping[bytes, dict[str, str]]:
         """Name -> filter -> why it was left out."""
-        return {owner: name.bypassed for owner, name in self._names.items() if name.bypassed}
+        return self._bypassed
 
     @property
     def watched(self) -> int:
@@ -225,6 +225,7 @@ class Bank:
         """Whether the name is watched may be different now."""
         if not name.conditions:
             self._watched.discard(owner)
+            self._bypassed.pop(owner, None)
         elif owner not in self._watched:
             self._watched.add(owner)
             for gift in self._zones.gifts_of(owner):
@@ -286,7 +287,11 @@ class Bank:
             for rr in rrs:
                 kept[rr.key].append(Record(self._zone_given(rr.key, owner), owner, type_, rr.ttl, rr.data))
         before, name.kept = name.kept, kept
-        name.taken, name.bypassed = passage.taken, passage.bypassed
+        name.taken = passage.taken
+        if passage.bypassed:
+            self._bypassed[owner] = passage.bypassed
+        else:
+            self._bypassed.pop(owner, None)
         name.due = math.inf if passage.again is None else max(passage.again, passage.context.now)
         if name.due != math.inf:
             heapq.heappush(self._due, (name.due, owner))
@@ -301,7 +306,7 @@ class Bank:
         for owner in owners:
             name = self._names[owner]
             found |= name.keys
-            name.kept, name.taken, name.bypassed, name.due = None, [], {}, math.inf
+            name.kept, name.taken, name.due = None, [], math.inf
         return found
 
     def _left_of(self, key: str, held: _Held) -> list[Record]:

@@ -106,8 +106,8 @@ class FilterProcess:
                 results.append(_result(answer, names[len(results)][0]))
             except TimeoutError:
                 self._lose(f"it took longer than {self._limit_s:g} s")
-            except (HelperGone, msgspec.ValidationError) as error:
-                self._lose(str(error))
+            except (HelperGone, msgspec.ValidationError, LookupError) as error:
+                self._lose(str(error) or "it says what nobody understands")
         if self._helper is not None:
             self.trouble = ""
         return results
@@ -131,6 +131,8 @@ def _result(answer: Answer, rrsets: RRsets) -> Kept | Failed:
     kept: RRsets = {}
     for type_, index, ttl in answer.kept:
         rr = rrsets[type_][index]
+        if not 0 <= ttl <= rr.ttl:
+            raise LookupError("it raised a TTL")
         kept.setdefault(type_, []).append(rr if rr.ttl == ttl else msgspec.structs.replace(rr, ttl=ttl))
     return Kept(kept, answer.again)
 

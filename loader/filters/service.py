@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: The clock may be set: nobody sleeps for longer than this without a look at it.
 LONGEST_SLEEP_S = 1.0
+#: At most this often does time alone cause a swap: names with weights draw at any moment.
+LEAST_PAUSE_S = 0.5
 #: What filters of others may take to start before the first table is published; later nobody waits for them.
 FIRST_PATIENCE_S = 5.0
 #: Records told as taken away from one name, and octets of data that are told: they share a reply with other things.
@@ -77,11 +79,13 @@ class FilterService:
     async def _watch_clock(self) -> None:
         while True:
             pause = self.bank.due - time.time()
-            self._settled.clear()
             if pause <= 0:
                 self._wake()
+                await asyncio.sleep(LEAST_PAUSE_S)
+                continue
+            self._settled.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(pause, LONGEST_SLEEP_S) if pause > 0 else LONGEST_SLEEP_S):
+                async with asyncio.timeout(min(pause, LONGEST_SLEEP_S)):
                     await self._settled.wait()
 
     def _flipped(self, texts: Collection[str]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from loader.health import SILENT_AFTER_S
 from tests.filters.stage import Backend, Stage, kill, lives
 
 MakeStage = Callable[..., Stage]
@@ -135,6 +138,21 @@ def test_a_checker_that_is_killed_and_one_whose_loader_is(
     (second,) = stage.helpers("loader.checker")
     kill(stage.loader_pid)
     stage.until("it ends with the loader", lambda: not lives(second))
+
+
+@pytest.mark.slow
+def test_a_checker_that_stands_still(make_stage: MakeStage, backends: list[Backend], port: int) -> None:
+    stage = make_stage()
+    stage.put(www=value(port))
+    known(stage, 3)
+    (first,) = stage.helpers("loader.checker")
+    os.kill(first, signal.SIGSTOP)
+    backends[0].down()
+    stage.put(other=["192.0.2.1"])
+    stage.until("changes flow", lambda: stage.of("other") == ["192.0.2.1"])
+    took = stage.until("another one finds it", lambda: stage.of("www") == ADDRESSES[1:])
+    assert SILENT_AFTER_S - 2 < took < SILENT_AFTER_S + INTERVAL_S * FALL + 5
+    assert not lives(first)
 
 
 def test_no_checker_without_a_check(make_stage: MakeStage) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from cli import checks
+from cli.settings import Settings
 from tests.filters.stage import Stage, kill
 
 MakeStage = Callable[..., Stage]
@@ -132,3 +134,12 @@ def test_a_filter_that_is_not_there(make_stage: MakeStage, package: Path, name: 
     stage.until("it is answered without it", lambda: stage.of("www") == BOTH)
     stage.until("the others are asked", lambda: stage.of("old") == [])
     assert why in verdict(stage)["reasons"][0]
+
+
+def test_check_looks_whether_it_is_installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(package))
+    wanted = ["windows", "moody", "unheard-of", "none"]
+    remarks = [(remark.level, remark.text) for remark in checks.filters(Settings(filters=wanted))]
+    assert remarks[0] == ("ok", "moody is moody:moody")
+    assert remarks[1][0] == "problem"
+    assert len(remarks) == 2
