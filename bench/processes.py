@@ -182,13 +182,24 @@ class Memory:
 class Standoff(Child):
     """The service: loader and server in one foreground tree, started by its command."""
 
-    def __init__(self, sources: Sequence[str], cores: Cores, folder: Path, *, workers: int = 1) -> None:
+    def __init__(
+        self,
+        sources: Sequence[str],
+        cores: Cores,
+        folder: Path,
+        *,
+        workers: int = 1,
+        instance: str = "",
+        more: Sequence[str] = (),
+    ) -> None:
+        """instance: of a service before, to go on with; more: options."""
         self.port = free_port()
         self.workers = workers
-        self.instance = f"bench-{os.getpid()}-{self.port}"
+        self.instance = instance or f"bench-{os.getpid()}-{self.port}"
         self._place = cores
         options = ["--listen", f"127.0.0.1:{self.port}", "--workers", str(workers), "--instance", self.instance]
         options += ["--runtime-dir", str(folder), "--log-level", "warning"]
+        options += more
         for source in sources:
             options += ["--source", source]
         super().__init__([sys.executable, "-m", "cli.main", "run", *options], folder / "standoff.log")
@@ -203,6 +214,12 @@ class Standoff(Child):
     ) -> None:
         super().__exit__(kind, error, trace)
         remove_instance(self.instance)  # it does so itself, unless it had to be killed
+
+    def kill(self) -> None:
+        """SIGKILL to all of it at once."""
+        for pid in reversed(list(descendants(self.process.pid))):
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
 
     def wait_for_answer(self, query: bytes, right_end: bytes) -> float:
         """Seconds from the start to the first answer to `query` that ends as a right one does."""
