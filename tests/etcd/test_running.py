@@ -22,9 +22,10 @@ import pytest
 from loader.etcd import Etcd
 from loader.etcd_channel import EtcdError
 from shm.segment import remove_instance
+from tests.etcd.test_production import overfill
 from tests.support.etcd import EtcdServer
 from tests.support.instances import fresh_instance
-from tests.support.mirroring import run_async, write_many
+from tests.support.mirroring import run_async
 from tests.torture.service import Service, free_port, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -267,12 +268,12 @@ def test_status_and_metrics_tell_how_the_watch_is(make_running: Callable[..., Ru
     assert "progress confirmed" in shown
     assert "the last list" in shown
 
-    async def overfill() -> None:
+    async def fill() -> None:
         async with Etcd(running.etcd.endpoint) as client:
             with pytest.raises(EtcdError, match="space exceeded"):
-                await write_many(client, "/elsewhere", 200, size=100_000)
+                await overfill(client)
 
-    run_async(overfill())
+    run_async(fill())
     wait_for("the alarm is told", lambda: running.metric("standoff_source_alarms") == 1)
     verdict = running.status()["verdict"]
     assert verdict["state"] == "degraded"
