@@ -73,6 +73,7 @@ class Told:
     problems: list[Reject] = field(default_factory=list)
     warnings: list[Reject] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
+    held: str = ""  # why the name does not follow the source; empty if it does
 
 
 @dataclass(slots=True)
@@ -180,6 +181,7 @@ def _told(fields: dict[str, Any]) -> Told:
         [Reject(**one) for one in fields["problems"]],
         [Reject(**one) for one in fields["warnings"]],
         [Taken(one["filter"], one["key"], one["number"], one["data"]) for one in fields.get("taken", ())],
+        fields.get("held", ""),
     )
 
 

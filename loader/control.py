@@ -90,9 +90,11 @@ class Desk:
         status: Callable[[], dict[str, Any]],
         filtering: Filtering | None = None,
         more: Mapping[str, Handler] | None = None,
+        held: Callable[[bytes], str] = lambda name: "",
     ) -> None:
-        """more: commands of others."""
+        """more: commands of others. held: why a name does not follow the source; empty if it does."""
         self._known = known
+        self._held = held
         self._more = more or {}
         self._status = status
         self._filtering = filtering
@@ -164,6 +166,7 @@ class Desk:
             "problems": _short(problems, self._known),
             "warnings": _short(warnings, self._known),
             "taken": self._filtering.taken(name.lower()) if self._filtering is not None else [],
+            "held": self._held(name.lower())[:MAX_TEXT],
         }
 
 

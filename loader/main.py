@@ -20,6 +20,7 @@ from loader.feed import Feed, Update
 from loader.filters.service import FilterService, FilterSettings
 from loader.history import history_of
 from loader.imaging import Imager
+from loader.listing import FirstList
 from loader.publisher import ProgressBar, Publisher
 from loader.rollback import Rollback
 from loader.serials import live_serials
@@ -92,6 +93,7 @@ class _Loader:
     def __init__(self, settings: LoaderSettings, progress: ProgressBar | None, restored: Restored | None) -> None:
         self._settings = settings
         self._progress = progress
+        self._first_list = FirstList(progress)
         self._restored = restored  # until the sources' table replaces it
         self._waited = False  # as a standby
         path = image.path_of(settings)
@@ -135,7 +137,7 @@ class _Loader:
         publisher.confirmed = lambda: confirmed(self._feeds[0].status, publisher.revision)
         rollback = Rollback(self._history, chronicle, warden, self._quiet, self._wake_for_image)
         more = {**warden.handlers, **rollback.handlers}
-        desk = Desk(publisher, lambda: self._status(publisher), filters, more)
+        desk = Desk(publisher, lambda: self._status(publisher), filters, more, warden.held_at)
         control = LoaderSocket(self._settings.loader_control_path, desk)
         await control.open()
         tasks = [asyncio.create_task(self._read(number, feed)) for number, feed in enumerate(self._feeds)]
@@ -296,6 +298,7 @@ class _Loader:
         words.set("relists", sum(s.relists for s in states))
         words.set("drift", sum(s.drift for s in states))
         show_watches(words, states)
+        self._first_list.show(states)
         self._filters.show(words)
         self._warden.show(words)
         notes = [f"{url}: {s.error}" for url, s in zip(self._settings.source, states, strict=True) if s.error]

@@ -188,6 +188,15 @@ class Warden:
 
     # ------------------------------------------------------------ for tools
 
+    def held_at(self, name: bytes) -> str:
+        """Why a name does not follow the source; empty if it does."""
+        held = self.gate.holdings.holder(name)
+        if held is None:
+            return ""
+        made = difference(name, held.kept[name], self.gate.model.block(name))
+        says = ", ".join(made.added) or ("nothing" if made.removed else "the same")
+        return f"{held.state.value} in change {held.number}; the source says {says}; {'; '.join(held.reasons)}"
+
     @property
     def handlers(self) -> Mapping[str, Callable[[dict[str, Any]], Mapping[str, Any]]]:
         """Commands for the control socket."""

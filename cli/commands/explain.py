@@ -31,8 +31,8 @@ Examples:
 @json_option
 def command(settings: Settings, name: str, type: str, as_json: bool) -> int:
     """Tell where the answer to NAME and TYPE (default A) comes from: the way through zones, wildcards, aliases and
-    delegations; the key and its revision (mod_revision) behind each record; what was rejected or changed there; the
-    generation that each worker answers from; and the answer that a worker would send.
+    delegations; the key and its revision (mod_revision) behind each record; what was rejected, changed or held
+    back there; the generation that each worker answers from; and the answer that a worker would send.
 
     The table in shared memory tells the answer, the loader tells the keys. Without a loader the keys are missing, and a
     line says so. Exit status 1 if there are no such records.
@@ -58,11 +58,15 @@ def command(settings: Settings, name: str, type: str, as_json: bool) -> int:
 def show(made: Explanation, status: Status) -> None:
     """For people."""
     from cli import explaining
+    from cli.presentation import name_text
 
     output.data(f"{explaining.title(made)}  (generation {made.generation}, revision {made.revision})")
     for name, found in made.steps:
         _show_step(made, name, found)
     _show_rejects("rejected or changed", [one for told in made.told.values() for one in told.problems + told.warnings])
+    for name, told in sorted(made.told.items()):
+        if told.held:
+            output.data(f"{name_text(name)} does not follow the source: {told.held}")
     taken = [one for told in made.told.values() for one in told.taken]
     if taken:
         output.data("taken away by filters")
@@ -143,6 +147,7 @@ def as_data(made: Explanation, status: Status) -> dict[str, Any]:
         "steps": steps,
         "rejects": [one for told in made.told.values() for one in told.problems],
         "warnings": [one for told in made.told.values() for one in told.warnings],
+        "held": {name_text(name): told.held for name, told in made.told.items() if told.held},
         "taken": [
             {"filter": one.filter, "key": one.key, "record": one.text}
             for told in made.told.values()
