@@ -277,8 +277,7 @@ class Etcd(EtcdChannel):
     async def alarms(self) -> list[str]:
         """What this member knows to be wrong with its cluster, such as NOSPACE and CORRUPT; each once."""
         response = await self.call("Status")
-        found = (error.rpartition("alarm:")[2].strip() for error in response.errors)
-        return sorted({alarm for alarm in found if alarm})
+        return sorted({error.rpartition("alarm:")[2].strip() for error in response.errors if "alarm:" in error})
 
     async def add_user(self, name: str, password: str, prefix: str, permission: int = PERMISSION_READWRITE) -> None:
         """A user with a role of the same name that may use what is under prefix."""

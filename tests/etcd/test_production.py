@@ -181,6 +181,26 @@ def test_all_members_are_killed_and_come_back(etcd_cluster: EtcdCluster, prefix:
     run_async(run())
 
 
+@pytest.mark.parametrize("failure", ["refuses", "is silent"])
+def test_the_first_of_the_list_fails_at_the_start(
+    etcd_server: EtcdServer, make_proxy: Callable[[str], Proxy], prefix: str, failure: str
+) -> None:
+    first = make_proxy(etcd_server.endpoint)
+    first.refuse() if failure == "refuses" else first.stall()
+
+    async def run() -> None:
+        async with Etcd(etcd_server.endpoint) as etcd:
+            await etcd.put(prefix + "/a", b"1")
+            with timed(f"at the start the first endpoint {failure}") as times:
+                async with Mirroring([first.endpoint, etcd_server.endpoint], prefix) as mirroring:
+                    await mirroring.until(lambda: mirroring.source.status.endpoint == etcd_server.endpoint)
+                    times.is_("noticed", 10)
+                    await mirroring.until_like(etcd, prefix)
+                    times.is_("caught up", 15)
+
+    run_async(run())
+
+
 # ---------------------------------------------------------------- another history
 
 
