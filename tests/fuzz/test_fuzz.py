@@ -26,7 +26,10 @@ PACKETS = int(os.environ.get("STANDOFF_FUZZ_PACKETS") or 1_000_000)
 PARTS = min(4, len(os.sched_getaffinity(0)))
 #: Seconds; for a run that hangs, not a claim about speed.
 PATIENCE_S = 1500 + 60 * MINUTES
-SUITES = ("test_table.py", "test_table_damage.py", "test_hot_path.py")
+SUITES = (
+    "test_table.py", "test_table_damage.py", "test_hot_path.py", "test_stream_pieces.py", "test_stream_deferred.py",
+    "test_limits.py",
+)  # fmt: skip
 
 pytestmark = [
     pytest.mark.slow,
