@@ -1,18 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, autotestdict=False
-"""The short way of what most keys are, compiled: from a key of schema records that holds addresses to a gift, and from a
-gift of one RR to a node block.
+"""The short way from a key of schema records to a gift, compiled: for addresses, which most keys hold.
 
 It takes what is usual and declines everything else; then the long way decides, and says what is wrong:
-loader/records.py, loader/zone.py, loader/compiler.py. tests/unit/test_plain.py compares the two.
+loader/records.py, loader/zone.py. tests/unit/test_plain.py compares the two.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memchr, memcmp, memcpy, memset
-
-from shm.layout cimport DIRECTORY_ENTRY_SIZE, NODE_HEADER_SIZE, directory_entry, node_header
+from libc.stdint cimport uint8_t
+from libc.string cimport memchr, memcmp, memcpy
 
 from loader import names
 
@@ -33,9 +30,6 @@ cdef enum:
     MAX_ADDRESS = 45        # characters: IPv6 with an IPv4 tail
     MOST = 64               # addresses of a key
     NONE_GIVEN = -1
-    RR_HEAD = 12            # owner, type, class, TTL, length (RFC 1035 section 3.2.1)
-    POINTER = 0xC00C        # the owner: the question's name
-    CLASS_IN = 1
 
 #: One object for each TTL, as most keys share theirs.
 cdef dict _TTLS = {}
@@ -318,43 +312,3 @@ cdef bint add_address(const char *text, Py_ssize_t size, int wanted, value_t *fo
         return False
     found.count += 1
     return True
-
-
-# ---------------------------------------------------------------- nodes
-
-def node(bytes name, int type_, uint32_t ttl, bytes data):
-    """compiler.single without flags: the block of a name with one RR."""
-    cdef Py_ssize_t name_size = PyBytes_GET_SIZE(name), data_size = PyBytes_GET_SIZE(data)
-    cdef Py_ssize_t size = NODE_HEADER_SIZE + name_size + DIRECTORY_ENTRY_SIZE + RR_HEAD + data_size
-    cdef node_header header
-    cdef directory_entry entry
-    cdef bytes block
-    cdef uint8_t *at
-    header.units = <uint32_t>((size + 7) >> 3)
-    header.name_length = <uint8_t>name_size
-    header.types = 1
-    header.flags = 0
-    entry.type = <uint16_t>type_
-    entry.count = 1
-    entry.length = <uint16_t>(RR_HEAD + data_size)
-    block = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>header.units << 3)
-    at = <uint8_t *>PyBytes_AS_STRING(block)
-    memset(at + size, 0, <size_t>((<Py_ssize_t>header.units << 3) - size))
-    memcpy(at, &header, NODE_HEADER_SIZE)
-    at += NODE_HEADER_SIZE
-    memcpy(at, PyBytes_AS_STRING(name), <size_t>name_size)
-    at += name_size
-    memcpy(at, &entry, DIRECTORY_ENTRY_SIZE)
-    at = put16(at + DIRECTORY_ENTRY_SIZE, POINTER)
-    at = put16(put16(at, <uint32_t>type_), CLASS_IN)
-    at = put16(put16(at, ttl >> 16), ttl)
-    at = put16(at, <uint32_t>data_size)
-    memcpy(at, PyBytes_AS_STRING(data), <size_t>data_size)
-    return block
-
-
-cdef uint8_t *put16(uint8_t *at, uint32_t value) noexcept nogil:
-    """As on the wire; behind it."""
-    at[0] = <uint8_t>(value >> 8)
-    at[1] = <uint8_t>value
-    return at + 2

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader import compiler, records
-from loader._plain import Short, node
+from loader import records
+from loader._plain import Short
 from loader.feed import Update, schema_parse, update_of
 from loader.model import Listing, Put, Reject
 from loader.publisher import Publisher
@@ -185,14 +185,6 @@ def test_and_goes_on_the_same(puts: Sequence[Put], gone: int) -> None:
             zones.apply(put.key, (), 100)
         results.append(zones.take_changes() | {block[8 : 8 + block[4]]: block for block in zones.all_nodes()})
     assert results[0] == results[1]
-
-
-@given(st.binary(max_size=70_000 - 12), st.integers(1, 65535), st.integers(0, 2**31 - 1), st.integers(1, 60))
-@settings(deadline=None)
-def test_nodes(data: bytes, type_: int, ttl: int, label: int) -> None:
-    data = data[: 0xFFFF - 12]
-    name = bytes((label,)) + b"a" * label + b"\x04test\x00"
-    assert node(name, type_, ttl, data) == compiler.single(name, 0, type_, ttl, data)
 
 
 def test_changes_are_told_of_what_came_the_short_way() -> None:
