@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from loader import names, rdata, targets
 from loader.attributes import NONE, Attributes, Conditional
+from loader.bulk import give_all
+from loader.feed import schema_parse, update_of
 from loader.filters import Context, Kept, RRsets
 from loader.filters.bank import STEP, Bank
 from loader.filters.chain import BUILT_IN, Chain
-from loader.model import Record
+from loader.model import Listing, Put, Record
+from loader.records import parse
 from loader.targets import Target
 from loader.zone import Zones
 from shm.node import RRset, unpack
@@ -162,6 +165,49 @@ def test_equal_to_filtering_from_scratch(events: list[tuple[str, Any, Any]]) -> 
     assert not house.bank._names
     assert not house.bank._looked_at
     assert house.zones.apexes().keys() == {APEX}
+
+
+# ---------------------------------------------------------------- the short way of a first list
+
+
+def take_list(house: House, values: dict[str, bytes], revision: int) -> None:
+    """As the publisher does it (_take_usual): what is unusual in no way never comes to the bank."""
+    puts = [Put(f"/n/example.test/{owner}/{type_}", value, revision) for (owner, _, type_), value in (
+        (key.partition("/"), value) for key, value in values.items()
+    )]  # fmt: skip
+    update = update_of(Listing(puts, revision), schema_parse("records", "/n"), prefix="/n")
+    assert update.usual is not None
+    left = give_all(house.zones, update.usual.gifts(0, len(puts), "", 300), house.bank.watched_names)
+    rest = update.usual.rest(left)
+    for key, records in rest.records.items():
+        house.bank.apply(key, records or [], rest.revisions[key])
+
+
+def test_the_first_list_and_the_next_one_are_filtered() -> None:
+    past = b'{"data":"192.0.2.9","not_after":5}'
+    values = {
+        "www/A": past, "www/AAAA": b'"2001:db8::1"', "www/TXT": b'{"data":"x","labels":{"a":"b"}}',
+        "a.b/AAAA": b'"2001:db8::2"', "a.b/A": past, "plain/A": b"192.0.2.1", "gone/A": past,
+    }  # fmt: skip
+    house = House()
+    take_list(house, values, 7)
+    house.settle(10)
+    wanted = House()
+    for key, value in values.items():
+        owner, _, type_ = key.partition("/")
+        put = Put(f"/n/example.test/{owner}/{type_}", value, 7)
+        wanted.bank.apply(put.key, parse("/n", put), 7)
+    wanted.settle(10)
+    assert house.content() == wanted.content()
+    assert names.from_text("gone.example.test") not in house.content()
+    assert house.bank._held.keys() == wanted.bank._held.keys()
+    # Again, with a plain key in the place of one that is filtered away, and one more at its name.
+    values |= {"gone/A": b"192.0.2.7", "gone/AAAA": b'"2001:db8::7"'}
+    take_list(house, values, 8)
+    house.settle(10)
+    assert house.addresses(names.from_text("gone.example.test")) == [7]
+    assert names.from_text("gone.example.test") not in house.bank._names
+    assert rdata.AAAA in house.content()[names.from_text("gone.example.test")][1]
 
 
 # ---------------------------------------------------------------- one by one

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from loader import bulk, names
 from loader.filters.bank import Bank
 from loader.filters.chain import BUILT_IN, Chain
+from loader.skydns_fill import ByName
 from loader.zone import Zones
 from tests.support.mirroring import run_async
 from tests.support.skydns import World
@@ -72,3 +74,31 @@ def test_a_window() -> None:
     stand.now = 100.0
     assert world.ask("www.example.test", "A") == ["A 30 192.0.2.1"]
     assert len(world.ask("a.www.example.test", "SRV")) == 1
+
+
+def test_the_first_list_is_filtered_as_changes_are() -> None:
+    keys = {
+        "test/example/www/a": '{"host":"192.0.2.1","check":"tcp://{address}:80"}',
+        "test/example/www/b": '{"host":"192.0.2.2"}',
+        "test/example/www/c": '{"host":"192.0.2.3","owner":"me","not_after":5}',
+        "test/example/db": '{"host":"192.0.2.4"}',
+        "test/example/www/d": '{"host":"192.0.2.5","text":"x","labels":{"a":"b"}}',
+    }
+    one_by_one, stand = filtered()
+    stand.now = 10.0
+    for key, value in keys.items():
+        one_by_one.change(one_by_one.put(key, value))
+    listed = World(keys)  # for its tree
+    at_once, by_name = Filtered(Zones([names.from_text("example.test")])), ByName(listed.tree)
+    at_once.now = 10.0
+    for _ in bulk.fill(at_once._zones, by_name, 2):
+        pass
+    for key in by_name.left:
+        at_once.apply(key, listed.tree.records_of(key), listed.tree.revision_of(key) or 0)
+    for world, through in ((one_by_one, stand), (listed, at_once)):
+        world.zones = through
+        through.turn("tcp://192.0.2.1:80", False)
+        assert world.ask("www.example.test", "A") == ["A 192.0.2.2", "A 192.0.2.5"]
+        assert world.ask("example.test", "A") == ["A 192.0.2.2", "A 192.0.2.4", "A 192.0.2.5"]
+        assert world.ask("c.www.example.test", "A") == ["NXDOMAIN"]
+    assert one_by_one.content() == listed.content()
