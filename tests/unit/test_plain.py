@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader import records
+from loader import apex, records
 from loader._plain import Short
 from loader.feed import Update, schema_parse, update_of
 from loader.model import Listing, Put, Reject
@@ -184,7 +184,10 @@ def test_and_goes_on_the_same(puts: Sequence[Put], gone: int) -> None:
         for put in puts[:gone]:
             zones.apply(put.key, (), 100)
         results.append(zones.take_changes() | {block[8 : 8 + block[4]]: block for block in zones.all_nodes()})
-    assert results[0] == results[1]
+    assert results[0].keys() == results[1].keys()
+    for name, block in results[0].items():
+        # A zone's serial tells whether another was taken out of it, which it is not if it comes later.
+        assert block == results[1][name] or apex.same_but_serial(block, results[1][name])
 
 
 def test_changes_are_told_of_what_came_the_short_way() -> None:
