@@ -38,7 +38,7 @@ run: $(BUILT)  ## build, then serve the sample zone on 127.0.0.1:5300
 build: $(BUILT)  ## the environment and the compiled modules, nothing else
 
 test: $(BUILT) $(VENV)/.extras-test test-tools  ## build, fetch what the tests need, run them all (TEST_ARGS="-k lock")
-	$(PYTEST) $(TEST_ARGS)
+	PATH="$(CURDIR)/.cache/tools/bin:$$PATH" $(VENV)/bin/python -m tests.run $(TEST_ARGS)
 
 check: $(BUILT) $(VENV)/.extras-test $(VENV)/.extras-dev  ## style, types, house rules, fast tests
 	.ci/check $(VENV)

@@ -25,12 +25,24 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.import_plugin("lockcheck.plugin")
 
 
-#: Tests that judge how long clients waited. In CI each has one more try, and the report tells of it: a virtual machine
-#: may stand still for a second, and nobody looks on who could tell that from a fault.
+#: Tests that judge how long clients waited: they have the machine to themselves (run.py). In CI each has one more try,
+#: and the report tells of it: a virtual machine may stand still for a second, and nobody looks on who could tell that
+#: from a fault.
 JUDGE_WAITS = ("torture", "drill", "leaks", "incident", "protocol", "transfer")
+#: Files of these folders take long, each for itself: side by side with others, who begins with them ends sooner.
+LONG = ("deploy", "packaging", "lockcheck", "model", "differential", "etcd", "filters", "fuzz")
+#: Set by run.py. "alone": only those; "together": only the others.
+WHICH_VARIABLE = "STANDOFF_TESTS"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if which := os.environ.get(WHICH_VARIABLE):
+        sides: dict[bool, list[pytest.Item]] = {True: [], False: []}
+        for item in items:
+            sides[(item.path.parent.name in JUDGE_WAITS) == (which == "alone")].append(item)
+        places = {name: place for place, name in enumerate(LONG)}
+        items[:] = sorted(sides[True], key=lambda item: places.get(item.path.parent.name, len(LONG)))
+        config.hook.pytest_deselected(items=sides[False])
     if os.environ.get("CI"):
         for item in items:
             if item.path.parent.name in JUDGE_WAITS:

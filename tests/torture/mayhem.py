@@ -22,7 +22,7 @@ KILL, STOP, LEAK, LOOP = "kill", "stop", "leak", "endless-loop"
 #: A worker stays inside the read lock until it is replaced.
 INSIDE = ("stuck-inside", "blocked-inside", "stopped-inside")
 #: The loader does not come back from these.
-DEADLY = (KILL, "stopped-inside", "killed-inside")
+DEADLY = (KILL, "stopped-inside", "blocked-inside", "killed-inside")
 #: Eats a core until it is replaced: one at a time, or it is the machine that is measured.
 GREEDY = ("stuck-inside", LOOP)
 WEIGHTS = {
@@ -30,6 +30,7 @@ WEIGHTS = {
     (WORKER, "stuck-inside"): 1, (WORKER, "blocked-inside"): 1, (WORKER, "stopped-inside"): 1,
     (STREAM, KILL): 1, (STREAM, STOP): 1,
     (LOADER, KILL): 1, (LOADER, STOP): 2, (LOADER, "stopped-inside"): 1, (LOADER, "killed-inside"): 1,
+    (LOADER, "blocked-inside"): 1,
     (ETCD, STOP): 1,
 }  # fmt: skip
 #: Half of the stops end before a neighbour even notices, or soon after; the longest long after they were condemned.
