@@ -229,7 +229,8 @@ def filters(settings: Settings) -> Iterator[Remark]:
         if found:
             yield ok("filters", f"{name} is {', '.join(point.value for point in found)}")
         else:
-            yield problem("filters", f"{name} is none of {', '.join(BUILT_IN)}, and no package has it in {GROUP}")
+            # No problem: the loader starts, and does without it.
+            yield warning("filters", f"{name} is none of {', '.join(BUILT_IN)}, and no package has it in {GROUP}")
 
 
 def _open_to_others(path: Path) -> bool:

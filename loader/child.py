@@ -24,6 +24,8 @@ LENGTH = struct.Struct("!I")
 MAX_FRAME = 64 << 20
 #: A helper that leaves so much unread stands still.
 MOST_UNREAD = 64 << 20
+#: For a helper that was killed to be gone.
+PATIENCE_S = 0.5
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -52,7 +54,7 @@ class Helper:
                 process = subprocess.Popen(
                     [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid()), *arguments],
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    env=_environment(),
                 )  # fmt: skip
             except BaseException:
                 ours.close()
@@ -83,11 +85,18 @@ class Helper:
             raise HelperGone("it sends what is no message") from error
 
     def end(self) -> None:
-        """Kill it, and be done with it: a process that is killed is gone in milliseconds, whatever it does."""
+        """Kill it: a process that is killed is gone in milliseconds, but for one that waits for a disk. That is not
+        waited for."""
         self._writer.transport.abort()
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        self._process.wait()
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(PATIENCE_S)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what is none of a helper's business: passwords may be in our variables, and systemd's socket."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("STANDOFF_", "NOTIFY_"))}
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 # ---------------------------------------------------------------- in the helper

@@ -18,6 +18,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -173,7 +174,8 @@ def find(name: str) -> Filter:
 
 def main(arguments: list[str]) -> int:
     """Answer requests until the loader is gone."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with suppress(ValueError, OSError):  # a unit may forbid the system call, and have a limit of its own
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     sock = child.connect_to_parent(arguments)
     try:
         function = find(arguments[2])

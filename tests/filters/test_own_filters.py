@@ -141,5 +141,5 @@ def test_check_looks_whether_it_is_installed(package: Path, monkeypatch: pytest.
     wanted = ["windows", "moody", "unheard-of", "none"]
     remarks = [(remark.level, remark.text) for remark in checks.filters(Settings(filters=wanted))]
     assert remarks[0] == ("ok", "moody is moody:moody")
-    assert remarks[1][0] == "problem"
+    assert remarks[1][0] == "warning"
     assert len(remarks) == 2
