@@ -60,6 +60,7 @@ bench: $(BUILT) $(VENV)/.extras-bench test-tools  ## measure (BENCH_ARGS)
 	PATH="$(CURDIR)/.cache/tools/bin:$$PATH" $(VENV)/bin/python -m bench.kinds
 	PATH="$(CURDIR)/.cache/tools/bin:$$PATH" $(VENV)/bin/python -m bench.tcp
 	PATH="$(CURDIR)/.cache/tools/bin:$$PATH" $(VENV)/bin/python -m bench.scale
+	PATH="$(CURDIR)/.cache/tools/bin:$$PATH" $(VENV)/bin/python -m bench.skydns
 
 wheel: $(BUILT)  ## sdist, wheel from it, a clean environment, the command
 	.ci/wheel $(VENV)/bin/python

@@ -9,8 +9,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import dns.message
@@ -64,6 +65,15 @@ def wire_query(name: str, kind: str = "A") -> bytes:
 
 def fill_etcd(endpoint: str, prefix: str, count: int) -> float:
     """Put the benchmark's names into etcd; seconds that it took."""
+    keys = [
+        (f"{prefix}/{zones.ZONE}/h{i:07d}/A", f'"{address}"'.encode())
+        for i, address in enumerate(zones.addresses(count))
+    ]
+    return fill_keys(endpoint, [*keys, (changer.set_key(prefix), changer.set_value(0))])
+
+
+def fill_keys(endpoint: str, keys: Iterable[tuple[str, bytes]]) -> float:
+    """Put keys into etcd, many in a transaction; seconds that it took."""
 
     async def fill() -> None:
         async with Etcd(endpoint) as etcd:
@@ -73,13 +83,8 @@ def fill_etcd(endpoint: str, prefix: str, count: int) -> float:
                 async with room:
                     await etcd.transact(batch)
 
-            keys = [
-                (f"{prefix}/{zones.ZONE}/h{i:07d}/A", f'"{address}"'.encode())
-                for i, address in enumerate(zones.addresses(count))
-            ]
-            keys.append((changer.set_key(prefix), changer.set_value(0)))
-            batches = [keys[i : i + TXN_KEYS] for i in range(0, len(keys), TXN_KEYS)]
-            await asyncio.gather(*map(write, batches))
+            left = iter(keys)
+            await asyncio.gather(*map(write, iter(lambda: list(islice(left, TXN_KEYS)), [])))
 
     start = time.monotonic()
     asyncio.run(fill())

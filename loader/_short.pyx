@@ -287,6 +287,55 @@ def spelled(str base, bytes name):
     return base + PyUnicode_DecodeLatin1(path, size, NULL)
 
 
+# ---------------------------------------------------------------- the zone model's books
+
+cdef object behind(bytes name):
+    """The name without its first label."""
+    cdef Py_ssize_t skipped = <Py_ssize_t><uint8_t>PyBytes_AS_STRING(name)[0] + 1
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(name) + skipped, PyBytes_GET_SIZE(name) - skipped)
+
+
+def place(bytes name, tuple gift, zones, dict gifts_to, dict names_of, dict children, nothing):
+    """Enters a gift in the books of loader/zone.py, and returns its zone. nothing: names whose gifts come to nothing.
+
+    None, and it is not entered: the long way. It is not an address, perhaps with its SRV; or its name is not new, or an
+    apex, or outside all zones.
+    """
+    cdef Py_ssize_t parts = len(gift)
+    cdef bytes at = name, up
+    cdef object zone = None, held
+    if not (gift[FIRST_RR] == _A or gift[FIRST_RR] == _AAAA):
+        return None
+    if parts != FIRST_RR + 3 and (parts != FIRST_RR + 6 or gift[FIRST_RR + 3] != _SRV):
+        return None
+    if name in zones or name in gifts_to:
+        return None
+    while zone is None:
+        if PyBytes_AS_STRING(at)[0] == 0:
+            return None
+        at = behind(at)
+        zone = zones.get(at)
+    gifts_to[name] = gift
+    held = names_of.get(gift[0])
+    names_of[gift[0]] = name if held is None else (held, name) if isinstance(held, bytes) else (*held, name)
+    at = name
+    while PyBytes_AS_STRING(at)[0]:                    # as Tree.link does it
+        up = behind(at)
+        held = children.get(up)
+        if held is None:
+            children[up] = at
+            if up in zones or (up in gifts_to and up not in nothing):
+                break
+            at = up
+            continue
+        if isinstance(held, set):
+            held.add(at)
+        elif held != at:
+            children[up] = {held, at}
+        break
+    return zone
+
+
 # ---------------------------------------------------------------- a node
 
 cdef uint8_t *put16(uint8_t *at, uint32_t value) noexcept nogil:
@@ -296,13 +345,16 @@ cdef uint8_t *put16(uint8_t *at, uint32_t value) noexcept nogil:
 
 
 def block(bytes name, int flags, tuple gift):
-    """compiler.node of a name that has this gift alone, of one RR or of two of different types, the lower one first."""
+    """compiler.node of a name that has this gift alone. None: the long way, for it is not one RR, nor two of different
+    types, the lower one first."""
     cdef Py_ssize_t parts = len(gift), name_size = PyBytes_GET_SIZE(name), size, at, data_size
     cdef uint8_t *out
     cdef node_header header
     cdef directory_entry entry
     cdef bytes made, data
     cdef uint32_t ttl, type_
+    if parts != FIRST_RR + 3 and (parts != FIRST_RR + 6 or gift[FIRST_RR] >= gift[FIRST_RR + 3]):
+        return None
     size = NODE_HEADER_SIZE + name_size
     for at in range(FIRST_RR, parts, 3):
         data = gift[at + 2]

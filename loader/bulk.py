@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from loader._short import block
-from loader.compiler import Gift, Given, are_addresses, is_short
+from loader._short import block, place
+from loader.compiler import Gift, Given
+from loader.names import STAR
+from shm.layout import NodeFlag
 
 if TYPE_CHECKING:
     from loader.zone import Zones
+
+_WILDCARD, _AGGREGATE = int(NodeFlag.WILDCARD_CHILD), int(NodeFlag.AGGREGATE)
 
 
 def give_all(
@@ -70,24 +74,20 @@ def give_all(
 def fill(model: Zones, given: Iterable[Given], step: int) -> Iterator[None]:
     """Takes names with all that a source gives to them, which has given nothing before (loader/feed.py: ByName). As if
     its keys were applied, and its aggregates marked. Yields every `step` names."""
-    gifts, zone_of, link = model._gifts, model._zone_of, model._tree.link
+    gifts, zones, children, void = model._gifts, model._zones, model._tree._children, model._void
     gifts_to, names_of = gifts.by_name, gifts.by_key
     for number, (name, several, aggregate) in enumerate(given, 1):
         model._unlisted = True
-        zone = zone_of(name)
-        if zone is None or name == zone.apex or name in gifts_to or not are_addresses(several):
+        zone = None
+        if len(several) == 1:
+            zone = place(name, several[0], zones, gifts_to, names_of, children, void)
+        if zone is None:
             for gift in several:
                 gifts.put(name, gift)
                 model._pend(name, gift[1])
-                link(name)
-        else:
-            gift = several[0]
-            gifts_to[name] = gift
-            if names_of.setdefault(gift[0], name) is not name:
-                gifts.add_name(gift[0], name)
-            link(name)
-            if gift[1] > zone.touched:
-                model._touch(zone, gift[1])
+                model._tree.link(name)
+        elif several[0][1] > zone.touched:
+            model._touch(zone, several[0][1])
         if aggregate:
             model._aggregates.add(name)
         if number % step == 0:
@@ -97,16 +97,22 @@ def fill(model: Zones, given: Iterable[Given], step: int) -> Iterator[None]:
 def nodes(model: Zones) -> Iterator[bytes]:
     """The node blocks of all names that are given to. The model is settled, and nothing is applied meanwhile."""
     zones, children, void, aggregates = model._zones, model._tree._children, model._void, model._aggregates
-    cuts, dnames, compile_ = model._cuts, model._dnames, model._compile
+    cuts, dnames, outside, compile_ = model._cuts, model._dnames, model._outside, model._compile
+    has_child = model._tree.has_child
+    open_ = not (cuts or dnames)  # nothing is beneath a cut
     above, plain = None, False  # of the name before; plain: what is beneath `above` is in a zone, and under no cut
     for name, held in model._gifts.by_name.items():
-        if type(held) is tuple and is_short(held) and name not in children and name not in zones:
-            behind = name[name[0] + 1 :]
-            if behind != above:
+        if type(held) is tuple and name not in zones and name not in void:
+            if open_:
+                plain = name not in outside
+            elif (behind := name[name[0] + 1 :]) != above:
                 above, plain = behind, model.is_plain(name)
-            if plain and not (name in void or name in aggregates or name in cuts or name in dnames):
-                yield block(name, 0, held)
-                continue
+            if plain and not (name in cuts or name in dnames):
+                flags = _WILDCARD if name in children and has_child(name, STAR + name) else 0
+                made = block(name, flags | _AGGREGATE if name in aggregates else flags, held)
+                if made is not None:
+                    yield made
+                    continue
         made = compile_(name)
         if made is not None:
             yield made

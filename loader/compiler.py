@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loader import names
-from loader.rdata import AAAA, CNAME, DNAME, DS, NS, SOA, SRV, A, type_name
+from loader.rdata import AAAA, CNAME, DNAME, DS, NS, SOA, A, type_name
 from shm.layout import DIRECTORY_ENTRY, NEGATIVE_SOA, NODE_HEADER, OWNER_POINTER, NodeFlag
 from shm.node import MAX_RRSET, RRset, pack
 
@@ -39,7 +39,6 @@ _MADE_TTL = 300
 _MADE_TIMERS = struct.pack(">IIII", 7200, 1800, 86400, 30)
 _SOA_NUMBERS = struct.Struct(">IIIII")  # serial, refresh, retry, expire, minimum
 
-_ADDRESSES = (A, AAAA)
 _LONE = {CNAME: "CNAME", DNAME: "DNAME", SOA: "SOA"}
 #: What a parent zone holds of a child zone: its delegation, its glue.
 _PARENT_SIDE = frozenset((NS, DS, A, AAAA))
@@ -57,19 +56,6 @@ class Merged:
     rrsets: dict[int, tuple[int, list[bytes]]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     warnings: dict[str, str] = field(default_factory=dict)
-
-
-def is_short(gift: Gift) -> bool:
-    """Whether it is one RR, or two of different types in their order: no two RRs make one RRset."""
-    return len(gift) == FIRST_RR + 3 or (len(gift) == FIRST_RR + 6 and gift[3] < gift[6])
-
-
-def are_addresses(gifts: Sequence[Gift]) -> bool:
-    """Whether there is one gift: an address, and perhaps its SRV. Nothing can be wrong with the only one of a name."""
-    if len(gifts) != 1:
-        return False
-    gift = gifts[0]
-    return gift[3] in _ADDRESSES and (len(gift) == FIRST_RR + 3 or (len(gift) == FIRST_RR + 6 and gift[6] == SRV))
 
 
 def rrs(gift: Gift) -> Iterator[tuple[int, int, bytes]]:

@@ -24,12 +24,13 @@ def rank(key: str) -> bytes:
 class Beneath:
     """Name -> the keys beneath it."""
 
-    __slots__ = ("_group_of", "_grouped", "_keys", "_levels", "_most")
+    __slots__ = ("_group_of", "_grouped", "_keys", "_levels", "_most", "names")
 
     def __init__(self, most: int, group_of: Callable[[str], str]) -> None:
         """group_of: key -> its group; of every key that is in here, and of none but these."""
         self._most, self._group_of = most, group_of
         self._keys: dict[bytes, str | list[str]] = {}  # one as itself
+        self.names = self._keys.keys()  # for who asks a million times; else: `in`
         self._levels: dict[bytes, Counter[tuple[int, str]]] = {}  # of names with groups beneath them
         self._grouped: set[bytes] = set()  # while they are loaded: those that `sort` makes levels for
 

@@ -36,13 +36,14 @@ class ByName:
         """Names with one key of their own, and nothing beneath them."""
         services = self._tree.services
         base, by_key, has_odd, zones = services.base, services.by_key, services.has_odd, services.zones
-        hosts, texts = self._tree.beneath
+        hosts, texts = (beneath.names for beneath in self._tree.beneath)
+        some_odd = bool(services.odd_names())
         for key in list(by_key):
             held = by_key.get(key)
             if held is None:
                 continue
             name = name_of(base, key) if isinstance(held, tuple) else services.owner(held)
-            if name in hosts or name in texts or name in zones or has_odd(name):
+            if name in hosts or name in texts or name in zones or (some_odd and has_odd(name)):
                 continue
             if not isinstance(held, tuple):
                 yield self._given(name)
@@ -54,13 +55,13 @@ class ByName:
         services = self._tree.services
         by_key, zones, has_own = services.by_key, services.zones, services.has_own
         hosts, texts = self._tree.beneath
-        coredns = services.semantics == "coredns"
+        only, with_texts = hosts.only, texts.names
         for name in list(hosts):
             if name in zones:
                 continue
-            key = hosts.only(name)
+            key = only(name)
             held = by_key.get(key) if key is not None else None
-            if coredns and isinstance(held, tuple) and name not in texts and not has_own(name) and is_name(name):
+            if isinstance(held, tuple) and name not in with_texts and not has_own(name) and is_name(name):
                 yield name, (held,), True
             else:
                 yield self._given(name)

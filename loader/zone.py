@@ -386,8 +386,8 @@ class Zones:
         flags = self._flags(name, zone.apex, state) if beneath or self._cuts or self._dnames else 0
         if name in self._aggregates:
             flags |= NodeFlag.AGGREGATE
-        if isinstance(held, tuple) and name != zone.apex and compiler.is_short(held):
-            return block(name, int(flags), held)
+        if isinstance(held, tuple) and name != zone.apex and (made := block(name, int(flags), held)) is not None:
+            return made
         if name == zone.apex:
             merged = compiler.merge(name, self._gifts.to(name), zone.apex)
             return compiler.apex_node(name, flags, merged.rrsets, zone.serial)
