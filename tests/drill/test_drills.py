@@ -326,7 +326,6 @@ def test_text(seen: tuple[Seen, list[Step]]) -> None:
 
 
 def test_png(seen: tuple[Seen, list[Step]], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     report = Report("x")
     report.seen, report.steps = [seen[0], seen[0]], seen[1]
     plot.png(report, tmp_path / "x.png")
