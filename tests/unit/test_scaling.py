@@ -51,6 +51,7 @@ class Settings:
     chaos: str = "on"
     identity: str = "test"
     cookie_secret: tuple[str, ...] = ()
+    cookie_secret_file: Path | None = None
     rrl_rate: float = 0.0
     rrl_slip: int = 2
     rrl_exempt: tuple[str, ...] = ()
