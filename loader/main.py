@@ -114,8 +114,8 @@ class _Loader:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         board = Board.create_or_attach(self._settings.instance)
-        lock = LockFile(board.names.lock("writer"))
-        if not await self._acquire(lock):
+        lock = (self._restored and self._restored.lock) or LockFile(board.names.lock("writer"))
+        if not lock.held_by_us and not await self._acquire(lock):
             return 0
         writer = TableWriter(board)
         if os.environ.get(FAULTS_VARIABLE) == "1":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +29,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What answers come from until the sources are loaded. seen_ns: see image.Description."""
+    """What answers come from until the sources are loaded. seen_ns: see image.Description. lock: the writer's, held
+    since, unless the caller of `publish_image` has it."""
 
     path: Path
     revision: int
     seen_ns: int
+    lock: LockFile | None = None
 
     def note(self) -> str:
         """For people."""
@@ -57,16 +59,18 @@ def restore(settings: image.Settings) -> Restored | None:
     try:
         board = Board.create_or_attach(settings.instance)
         lock = LockFile(board.names.lock("writer"))
+        restored = None
         try:
-            if board.live or not lock.try_acquire():
-                return None
-            writer = TableWriter(board)
-            try:
-                return publish_image(writer, settings)
-            finally:
-                writer.close()
+            if not board.live and lock.try_acquire():
+                writer = TableWriter(board)
+                try:
+                    restored = publish_image(writer, settings)
+                finally:
+                    writer.close()
+            return restored and replace(restored, lock=lock)
         finally:
-            lock.release()
+            if restored is None:
+                lock.release()
             board.close()
     except (StandoffError, OSError) as error:
         log.warning("image %s is not used: %s", path, error)

@@ -199,6 +199,9 @@ def test_a_start_publishes_the_image(kept: Shape) -> None:
     restored = start.restore(kept)
     assert restored is not None
     assert (restored.revision, restored.seen_ns) == (77, 5 * 10**9)
+    assert restored.lock is not None
+    assert restored.lock.held_by_us, "another loader must not come between"
+    restored.lock.release()
     assert published(kept) == len(NAMES)
     board = Board.attach(kept.instance)
     assert board.live >> 1 == 1
