@@ -38,6 +38,7 @@ from rich.table import Table
 from bench import measures, zones
 from bench.processes import BenchError, Cores, Result, Standoff
 from loader.etcd import Etcd
+from loader.etcd_channel import ClientOptions, EtcdError
 from loader.feed import schema_parse, update_of
 from loader.gate import Gate
 from loader.guard import Limits
@@ -191,7 +192,7 @@ def change_among(names: int) -> float:
 async def write_on(endpoint: str, names: int, seconds: float, latest: dict[int, int]) -> tuple[int, float]:
     """RATE changes a second; fills in host -> number of its last change. The last revision, and seconds it took."""
     draw, number, revision = random.Random(2), 0, 0
-    async with Etcd(endpoint) as etcd:
+    async with Etcd(endpoint, ClientOptions(call_timeout=PATIENCE_S)) as etcd:
         start = time.monotonic()
         while number < RATE * seconds:
             await asyncio.sleep(max(0.0, start + number / RATE - time.monotonic()))
@@ -301,9 +302,11 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="standoff-bench-") as folder:
         try:
             result = measure(options.names, options.seconds, Path(folder))
-        except BenchError as error:
+        except (BenchError, EtcdError) as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            return 130
     table = Table("what", "measured", "goal")
     for row in rows(result):
         table.add_row(*row)
