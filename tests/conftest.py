@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 #: Tests that judge how long clients waited: they have the machine to themselves (run.py). In CI each has one more try,
 #: and the report tells of it: a virtual machine may stand still for a second, and nobody looks on who could tell that
 #: from a fault.
-JUDGE_WAITS = ("torture", "drill", "leaks", "incident", "protocol", "transfer")
+JUDGE_WAITS = ("torture", "drill", "leaks", "incident", "protocol", "transfer", "bench")
 #: Files of these folders take long, each for itself: side by side with others, who begins with them ends sooner.
 LONG = ("deploy", "packaging", "lockcheck", "model", "differential", "etcd", "filters", "fuzz")
 #: Set by run.py. "alone": only those; "together": only the others.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import sys
 
@@ -62,9 +63,7 @@ def prepare(name: str) -> None:
     A server has no use for any of it, and the first loader publishes the image of its table before it imports more.
     """
     if name == "loader":
-        if "loader.start" in sys.modules:
-            preload()
-        import loader.start  # noqa: F401
+        _import("loader.main" if "loader.start" in sys.modules else "loader.start")
 
 
 def preload() -> None:
@@ -72,7 +71,15 @@ def preload() -> None:
 
     They take a third of a second of processor time, and it comes at a moment when changes wait.
     """
-    import loader.main  # noqa: F401
+    _import("loader.main")
+
+
+def _import(module: str) -> None:
+    """What cannot be imported now, in the middle of an upgrade, is the child's failure, not its parent's."""
+    try:
+        importlib.import_module(module)
+    except Exception:
+        log.exception("%s cannot be imported beforehand", module)
 
 
 def run_loader(settings: Settings) -> int:
