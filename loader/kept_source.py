@@ -68,7 +68,7 @@ class KeptSource:
 
     async def _supply(self) -> None:
         """All keys to a snapshot that had to be begun anew, as soon as etcd has them for us."""
-        supplied = 0
+        supplied = failed = 0
         while True:
             await asyncio.sleep(SUPPLY_EVERY_S)
             wanted = self._snapshot.wanted
@@ -81,7 +81,9 @@ class KeptSource:
                 if task is None or task.cancelling():
                     raise
                 # grpcio cancels us, too, when the connection is closed under us.
-                log.info("no listing for the snapshot yet: %s", error)
+                if failed != wanted:
+                    log.info("no listing for snapshot %s yet: %s; trying again", self._snapshot.path, error)
+                failed = wanted
                 continue
             log.info("%d keys listed for snapshot %s", len(listing.entries), self._snapshot.path)
             status = self._source.status

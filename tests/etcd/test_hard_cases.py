@@ -14,6 +14,7 @@ import pytest
 
 from loader.etcd import Etcd
 from tests.etcd.test_running import Running, make_running
+from tests.support.mirroring import run_async
 from tests.torture.service import wait_for
 
 __all__ = ["make_running"]
@@ -91,12 +92,12 @@ def test_each_costs_its_own_key(make_running: Callable[..., Running], schema: st
             return {what: await client.put(key, value) for what, (key, value, _) in cases.items()}
 
     if when == "in the first list":
-        revisions = asyncio.run(put_all())
+        revisions = run_async(put_all())
         running.start(schema)
     else:
         running.start(schema)
         running.until("www.example.test", "192.0.2.1")
-        revisions = asyncio.run(put_all())
+        revisions = run_async(put_all())
     running.until("www.example.test", "192.0.2.1")
     running.until("mail.example.test", "192.0.2.2")
     wait_for("all are rejected", lambda: len(running.rejects()) >= len(cases))
@@ -139,7 +140,7 @@ def test_a_crowd_under_one_name(make_running: Callable[..., Running]) -> None:
                 revision = await client.transact(puts)
             return revision
 
-    asyncio.run(crowd(0, CROWD // 2))
+    run_async(crowd(0, CROWD // 2))
     began = time.monotonic()
     running.start("skydns")
     running.until("mail.example.test", "192.0.2.2")
@@ -159,7 +160,7 @@ def test_a_crowd_under_one_name(make_running: Callable[..., Running]) -> None:
         return await coming, slowest
 
     began = time.monotonic()
-    revision, slowest = asyncio.run(ask_meanwhile())
+    revision, slowest = run_async(ask_meanwhile())
     wait_for("all have come", lambda: running.service.adopted() >= revision, 60)
     print(f"the other half: {time.monotonic() - began:.1f} s, slowest answer of another name {slowest * 1e3:.0f} ms")
     assert slowest < 2

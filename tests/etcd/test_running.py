@@ -3,7 +3,6 @@ by `standoff status`, `standoff rejects` and /metrics."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -117,7 +116,7 @@ class Running:
         return []
 
     def put(self, key: str | bytes, value: bytes) -> int:
-        return asyncio.run(self._put(key, value))
+        return run_async(self._put(key, value))
 
     async def _put(self, key: str | bytes, value: bytes) -> int:
         async with Etcd(self.etcd.endpoint) as client:
@@ -128,7 +127,7 @@ class Running:
             async with Etcd(self.etcd.endpoint) as client:
                 return await client.delete(key)
 
-        return asyncio.run(body())
+        return run_async(body())
 
 
 @pytest.fixture
@@ -199,7 +198,7 @@ def test_without_keep_a_refused_value_costs_the_key(make_running: Callable[..., 
     assert running.metric("standoff_source_kept") == 0
 
 
-@pytest.mark.parametrize("how", ["overwritten", "removed"])
+@pytest.mark.parametrize("how", ["overwritten", "removed", "removed while etcd is away"])
 def test_a_snapshot_harmed_while_running_is_whole_again(make_running: Callable[..., Running], how: str) -> None:
     """And holds what a start without etcd needs, without a change in etcd meanwhile."""
     running = make_running()
@@ -212,13 +211,19 @@ def test_a_snapshot_harmed_while_running_is_whole_again(make_running: Callable[.
                     [(f"/names/example.test/h{i}/A", f"10.0.{i >> 8}.{i & 255}".encode()) for i in names]
                 )
 
-    asyncio.run(fill())
+    run_async(fill())
     running.start()
     running.until("h4999.example.test", "10.0.19.135")
     wait_for("it is on disk", lambda: running.kept("SELECT COUNT(*) FROM entries") == [(5000,)])
     harmed = running.snapshot()
-    if how == "removed":
+    if how != "overwritten":
+        if "away" in how:
+            running.etcd.kill()
+            wait_for("it is away", lambda: running.status()["loader"]["state"] == "stale")
         harmed.unlink()
+        if "away" in how:
+            wait_for("it is noticed", lambda: "taken away" in running.service.said())
+            running.etcd.start()
     else:
         with closing(sqlite3.connect(harmed)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

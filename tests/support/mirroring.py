@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from loader import etcd_url, mirror
 from loader.etcd import Etcd
@@ -15,15 +15,17 @@ from loader.etcd_channel import ClientOptions
 from loader.etcd_source import EtcdSource
 from loader.model import Changes, Delete, Listing, Put
 
+T = TypeVar("T")
+
 _RUNNER = asyncio.Runner()
 
 #: Seconds. Everything is quicker; this only ends tests that hang.
 LIMIT = 30.0
 
 
-def run_async(body: Coroutine[Any, Any, None]) -> None:
+def run_async(body: Coroutine[Any, Any, T]) -> T:
     """Like asyncio.run(), but in one loop for all tests: grpc.aio does not get over a closed loop."""
-    _RUNNER.run(body)
+    return _RUNNER.run(body)
 
 
 class Mirroring:
