@@ -15,8 +15,8 @@ from cli import output
 from cli.finding import WILDCARD, suffixes
 from cli.presentation import name_text
 from cli.settings import STATE_FOLDER, Settings
+from loader.apex import is_apex
 from loader.history import path_of
-from loader.history_format import is_apex
 from loader.past import NotKnown
 from shm.errors import NotRunning, StandoffError
 

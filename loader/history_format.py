@@ -12,7 +12,6 @@ write them, the disk was full. States on one side of such an entry cannot be tol
 from __future__ import annotations
 
 import struct
-import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,10 +19,8 @@ from itertools import islice
 
 import msgspec
 
-from loader.rdata import SOA
+from loader.apex import is_apex, same_but_serial
 from loader.sqlite_file import Format
-from shm.layout import NEGATIVE_SOA, NodeFlag
-from shm.node import unpack
 
 FORMAT = Format(
     kind="history",
@@ -50,9 +47,6 @@ _SOME = 4
 _LEVEL = 1
 _LENGTH = struct.Struct(">I")
 _PIECE = 1 << 18
-#: Where in a node block the flags' low byte is.
-_APEX_AT = 6 if sys.byteorder == "little" else 7
-_APEX = int(NodeFlag.APEX)  # a member of NodeFlag costs a microsecond for each `&`
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +92,7 @@ def encode(changes: Mapping[bytes, bytes | None], before: Iterable[bytes | None]
         return Encoded(0, 0, 0, (), b"")
     came = [one for one in found if one[1] is None]
     went = [one for one in found if one[2] is None]
-    apexes = [one for one in found if one[1] and one[2] and one[2][_APEX_AT] & _APEX]
-    moved = {name for name, old, new in apexes if serial_only(old, new)}
+    moved = {name for name, old, new in found if is_apex(new) and serial_only(old, new)}
     some = tuple(islice((name for name, _, _ in found if name not in moved), _SOME))
     changed = len(found) - len(came) - len(went) - len(moved)
     return Encoded(len(came), len(went), changed, some, _packed(found))
@@ -146,22 +139,6 @@ def decode(frame: bytes) -> list[Change]:
         raise ValueError(str(error)) from error
 
 
-def is_apex(block: bytes | None) -> bool:
-    return block is not None and bool(block[_APEX_AT] & _APEX)
-
-
 def serial_only(before: bytes | None, since: bytes | None) -> bool:
     """Whether nothing but the serial of a zone's SOA is different: so every change beneath it shows at the apex."""
-    if before is None or since is None or not (is_apex(before) and is_apex(since)) or len(before) != len(since):
-        return False
-    return _plain(before) == _plain(since)
-
-
-def _plain(block: bytes) -> tuple[int, dict[int, bytes]]:
-    """The SOA's data ends with five 32-bit numbers, the serial first (RFC 1035 section 3.3.13)."""
-    node = unpack(block)
-    rrsets = {type_: rrset.wire for type_, rrset in node.rrsets.items()}
-    for type_ in (SOA, NEGATIVE_SOA):
-        if type_ in rrsets:
-            rrsets[type_] = rrsets[type_][:-20] + rrsets[type_][-16:]
-    return node.flags, rrsets
+    return is_apex(before) and is_apex(since) and same_but_serial(before, since)
