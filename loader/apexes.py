@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from loader.compiler import RRsets
+
 
 class Zone:
-    """One zone. references: gifts that name it, and 1 if it is configured."""
+    """One zone.
 
-    __slots__ = ("apex", "references", "serial", "touched")
+    references  gifts that name it, and 1 if it is configured
+    rrsets      what its apex is given, merged, for that is compiled with every change in the zone; None: not known
+    """
+
+    __slots__ = ("apex", "references", "rrsets", "serial", "touched")
 
     def __init__(self, apex: bytes) -> None:
         self.apex = apex
         self.references = 0
+        self.rrsets: RRsets | None = None
         self.serial = 0
         self.touched = 0  # the highest revision that has touched it since the serial was settled
 

@@ -97,9 +97,9 @@ def fill(model: Zones, given: Iterable[Given], step: int) -> Iterator[None]:
 def nodes(model: Zones) -> Iterator[bytes]:
     """The node blocks of all names that are given to. The model is settled, and nothing is applied meanwhile."""
     zones, children, void, aggregates = model._zones, model._tree._children, model._void, model._aggregates
-    cuts, dnames, outside, compile_ = model._cuts, model._dnames, model._outside, model._compile
+    cuts, outside, compile_ = model._cuts, model._outside, model._compile
     has_child = model._tree.has_child
-    open_ = not (cuts or dnames)  # nothing is beneath a cut
+    open_ = not cuts  # nothing is beneath a cut
     above, plain = None, False  # of the name before; plain: what is beneath `above` is in a zone, and under no cut
     for name, held in model._gifts.by_name.items():
         if type(held) is tuple and name not in zones and name not in void:
@@ -107,7 +107,7 @@ def nodes(model: Zones) -> Iterator[bytes]:
                 plain = name not in outside
             elif (behind := name[name[0] + 1 :]) != above:
                 above, plain = behind, model.is_plain(name)
-            if plain and not (name in cuts or name in dnames):
+            if plain and name not in cuts:
                 flags = _WILDCARD if name in children and has_child(name, STAR + name) else 0
                 made = block(name, flags | _AGGREGATE if name in aggregates else flags, held)
                 if made is not None:

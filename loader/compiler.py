@@ -21,6 +21,8 @@ from shm.layout import DIRECTORY_ENTRY, NEGATIVE_SOA, NODE_HEADER, OWNER_POINTER
 from shm.node import MAX_RRSET, RRset, pack
 
 Gift = tuple[Any, ...]
+#: Type -> (ttl, data in order, without duplicates).
+RRsets = dict[int, tuple[int, list[bytes]]]
 #: A name, gifts to it, and whether it is an aggregate (loader/zone.py: Zones.mark).
 Given = tuple[bytes, Sequence[Gift], bool]
 FIRST_RR = 3
@@ -48,12 +50,12 @@ _PARENT_SIDE = frozenset((NS, DS, A, AAAA))
 class Merged:
     """The RRsets of one name and what is to be said about them.
 
-    rrsets    type -> (ttl, data in order, without duplicates)
+    rrsets    what is served
     problems  key -> why it gives nothing here
     warnings  key -> what was changed
     """
 
-    rrsets: dict[int, tuple[int, list[bytes]]] = field(default_factory=dict)
+    rrsets: RRsets = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     warnings: dict[str, str] = field(default_factory=dict)
 
@@ -226,12 +228,12 @@ def single(name: bytes, flags: int, type_: int, ttl: int, data: bytes) -> bytes:
     ))  # fmt: skip
 
 
-def node(name: bytes, flags: int, rrsets: dict[int, tuple[int, list[bytes]]]) -> bytes:
+def node(name: bytes, flags: int, rrsets: RRsets) -> bytes:
     """The block of a name, its RRsets in the order of their types."""
     return pack(name, flags, [_rrset(type_, type_, *rrsets[type_]) for type_ in sorted(rrsets)])
 
 
-def apex_node(apex: bytes, flags: int, rrsets: dict[int, tuple[int, list[bytes]]], serial: int) -> bytes:
+def apex_node(apex: bytes, flags: int, rrsets: RRsets, serial: int) -> bytes:
     """The block of an apex, with SOA and NS made if there are none, and the SOA of negative answers.
 
     serial is put into a SOA that has 0 there; any other was given by the operator and stays.

@@ -148,8 +148,8 @@ class Publisher:
                 self._progress.advance(min(STEP, left))
             left = max(0, left - STEP)
             await self._breathe()
-        alone = len(self._keys) == 1
-        self._keys[0].update(key for key in self._zones.keys() if alone or key in update.records)
+        known = self._zones.keys()
+        self._keys[0].update(known if len(self._keys) == 1 else filter(update.records.__contains__, known))
         for key in [*by_name.left, *update.problems]:
             self._apply(0, key, update.records[key], update)
 

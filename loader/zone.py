@@ -16,6 +16,7 @@ from loader import bulk, compiler, names
 from loader._short import block
 from loader.apexes import Apexes, Zone
 from loader.compiler import Gift
+from loader.cuts import BELOW_CUT, FREE, OCCLUDED, Cuts
 from loader.gifts import Gifts
 from loader.model import Record
 from loader.rdata import DNAME, NS, SOA
@@ -24,8 +25,6 @@ from shm.layout import NodeFlag
 
 #: Types that change what other names are.
 _STRUCTURAL = frozenset((NS, SOA, DNAME))
-
-_FREE, _BELOW_CUT, _OCCLUDED = range(3)
 
 
 class Zones:
@@ -43,8 +42,7 @@ class Zones:
         self._unlisted = False  # whether _changed lacks names that loader/bulk.py has added
         self._tree = Tree(self._occupied, self._changed)
         self._aggregates: set[bytes] = set()
-        self._cuts: set[bytes] = set()  # names with NS that are no apex
-        self._dnames: set[bytes] = set()
+        self._cuts = Cuts()
         self._outside: set[bytes] = set()  # names with gifts that no zone encloses
         # Names whose gifts come to nothing, with their zone; and the same by zone, for the day it comes or goes.
         self._void: dict[bytes, bytes] = {}
@@ -166,7 +164,7 @@ class Zones:
         self._settle_pending()
         if not self._occupied(name) and not self._tree.has_beneath(name):
             return False
-        return self._zone_of(name) is not None and (not self._dnames or self._compile(name) is not None)
+        return self._zone_of(name) is not None and (not self._cuts.dnames or self._compile(name) is not None)
 
     def populated(self, apex: bytes) -> bool:
         """Whether there are names beneath the apex, in its zone."""
@@ -204,10 +202,10 @@ class Zones:
         """Key -> what was changed or hidden of its records."""
         self._settle_pending()
         found = dict(self._warnings)
-        for top in self._dnames:
+        for top in self._cuts.dnames:
             for name in self._tree.beneath(top, self._zones):
                 zone = self._zone_of(name)
-                if zone and self._occupied(name) and self._covered(name, zone.apex) == _OCCLUDED:
+                if zone and self._occupied(name) and self._cuts.above(name, zone.apex) == OCCLUDED:
                     hidden = f"{names.to_text(name)} is hidden by a DNAME above it"
                     found[name] = {gift[0]: hidden for gift in self._gifts.to(name)}
         return _by_key(found)
@@ -299,6 +297,8 @@ class Zones:
             self._pend(name, revision)
 
     def _pend(self, name: bytes, revision: int) -> None:
+        if name in self._zones:
+            self._zones[name].rrsets = None
         self._pending[name] = max(revision, self._pending.get(name, 0))
 
     def _settle_pending(self) -> None:
@@ -324,10 +324,7 @@ class Zones:
         else:
             self._outside.discard(name)
         is_cut = NS in merged.rrsets and zone is not None and zone.apex != name
-        is_dname = DNAME in merged.rrsets
-        if is_cut != (name in self._cuts) or is_dname != (name in self._dnames):
-            (self._cuts.add if is_cut else self._cuts.discard)(name)
-            (self._dnames.add if is_dname else self._dnames.discard)(name)
+        if self._cuts.set(name, is_cut, DNAME in merged.rrsets):
             self._changed.update(self._tree.beneath(name, self._zones))
         if self._occupied(name):
             self._tree.link(name)
@@ -354,54 +351,40 @@ class Zones:
             self._void[name] = zone
             self._void_in.setdefault(zone, set()).add(name)
 
-    def _covered(self, name: bytes, apex: bytes) -> int:
-        """What the names between `name` and the apex make of it. The topmost counts: beneath a cut no DNAME is
-        authoritative, beneath a DNAME there is no cut, and at one name the cut wins (RFC 6672 section 2.4)."""
-        if name == apex or not (self._cuts or self._dnames):
-            return _FREE
-        state = _FREE
-        while True:
-            name = name[name[0] + 1 :]
-            if name == apex:
-                return _OCCLUDED if name in self._dnames else state
-            if name in self._cuts:
-                state = _BELOW_CUT
-            elif name in self._dnames:
-                state = _OCCLUDED
-
     def is_plain(self, name: bytes) -> bool:
         """Whether a name is in a zone and below its apex, with no cut and no DNAME above: its siblings are, too."""
         zone = self._zone_of(name)
-        return zone is not None and zone.apex != name and self._covered(name, zone.apex) == _FREE
+        return zone is not None and zone.apex != name and self._cuts.above(name, zone.apex) == FREE
 
     def _compile(self, name: bytes) -> bytes | None:
         zone = self._zone_of(name)
         if zone is None:
             return None
-        state = self._covered(name, zone.apex)
+        state = self._cuts.above(name, zone.apex)
         held = self._gifts.by_name.get(name) if name not in self._void else None
         beneath = self._tree.has_beneath(name)
-        if state == _OCCLUDED or (held is None and not beneath and name != zone.apex):
+        if state == OCCLUDED or (held is None and not beneath and name != zone.apex):
             return None
-        flags = self._flags(name, zone.apex, state) if beneath or self._cuts or self._dnames else 0
+        flags = self._flags(name, zone.apex, state) if beneath or self._cuts else 0
         if name in self._aggregates:
             flags |= NodeFlag.AGGREGATE
         if isinstance(held, tuple) and name != zone.apex and (made := block(name, int(flags), held)) is not None:
             return made
         if name == zone.apex:
-            merged = compiler.merge(name, self._gifts.to(name), zone.apex)
-            return compiler.apex_node(name, flags, merged.rrsets, zone.serial)
+            if zone.rrsets is None:
+                zone.rrsets = compiler.merge(name, self._gifts.to(name), name).rrsets
+            return compiler.apex_node(name, flags, zone.rrsets, zone.serial)
         if held is None:
             return compiler.node(name, flags | NodeFlag.EMPTY, {})
         return compiler.node(name, flags, compiler.merge(name, self._gifts.to(name), zone.apex).rrsets)
 
     def _flags(self, name: bytes, apex: bytes, state: int) -> int:
         flags = 0
-        if state == _BELOW_CUT:
+        if state == BELOW_CUT:
             flags |= NodeFlag.BELOW_CUT
-        elif name in self._cuts:
+        elif name in self._cuts.delegations:
             flags |= NodeFlag.DELEGATION
-        elif name in self._dnames:
+        elif name in self._cuts.dnames:
             return int(flags | NodeFlag.DNAME)
         if self._tree.has_child(name, names.STAR + name):
             flags |= NodeFlag.WILDCARD_CHILD
