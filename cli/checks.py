@@ -201,7 +201,7 @@ def cookies(settings: Settings) -> Iterator[Remark]:
     except SecretsError as error:
         yield problem("cookies", str(error))
         return
-    yield ok("cookies", f"{path} has {len(secrets)} secrets")
+    yield ok("cookies", f"{path} has {len(secrets)} secret{'s' if len(secrets) > 1 else ''}")
     if _open_to_others(path):
         yield warning("cookies", f"{path} holds secrets and may be read by every user: chmod o-r {path}")
 

@@ -363,7 +363,7 @@ cdef class Streams:
         for i in range(self.readables):
             slot = self.readable[i]
             c = &self.conns[slot]
-            if c.fd < 0:
+            if c.fd < 0 or c.encrypted:         # gone since `wait`; its slot may be another's by now
                 continue
             to = self.inbox + i * READ
             if c.input_size:

@@ -183,6 +183,25 @@ def test_a_closed_client_leaves_the_queue() -> None:
         ours.close()
 
 
+def test_a_slot_that_changes_hands_within_a_round() -> None:
+    """What an encrypted client has sent is not read for the plain one that had its slot before."""
+    streams = new_streams()
+    (ours, theirs), (other, encrypted) = socket.socketpair(), socket.socketpair()
+    with closing(ours), closing(other), closing(encrypted):
+        slot = streams.add(theirs.detach(), ADDRESS)
+        ours.sendall(framed(query("a.example.test.")))
+        other.sendall(framed(query("a.example.test.")))
+        assert streams.wait(1000) == []
+        streams.close(slot)
+        assert streams.take_closed() == [(slot, ADDRESS)]
+        assert streams.add(encrypted.fileno(), ADDRESS, True) == slot
+        streams.receive()
+        assert not streams.waiting
+        streams.send()
+        encrypted.setblocking(False)
+        assert encrypted.recv(4096) == framed(query("a.example.test."))
+
+
 @contextmanager
 def service(limits: StreamLimits) -> Iterator[int]:
     """The port of a stream worker."""
