@@ -108,10 +108,13 @@ class Warden:
     async def run(self) -> None:
         """For ever."""
         while True:
-            self._end_waiting()
-            self._hook.look(self.gate, self._decide)
-            if self.gate.version != self._written and time.monotonic() >= self._write_at:
-                await self._write()
+            try:
+                self._end_waiting()
+                self._hook.look(self.gate, self._decide)
+                if self.gate.version != self._written and time.monotonic() >= self._write_at:
+                    await self._write()
+            except Exception:
+                log.exception("the guard's clock, hook or file")  # none of these may end the loader
             await asyncio.sleep(LOOK_S)
 
     async def keep(self) -> None:
@@ -162,6 +165,8 @@ class Warden:
 
     def _decide(self, held: Held, decision: str) -> None:
         """Also for the hook, which may be late: then nothing happens."""
+        if held not in self.gate.pending:
+            return
         with suppress(Undecided):
             (self.gate.approve if decision == "approve" else self.gate.reject)(held)
             self._wake()

@@ -262,6 +262,23 @@ def test_a_change_grows_while_the_hook_thinks(tmp_path: Path) -> None:
     run(body())
 
 
+def test_a_person_is_faster_than_the_hook(tmp_path: Path) -> None:
+    world = World(guard_hook=script(tmp_path, "sleep 0.3\n"))
+    world.hold()
+
+    async def body() -> None:
+        world.warden._hook.look(world.warden.gate, world.warden._decide)
+        await asyncio.sleep(0.05)
+        world.ask("approve", all=True)
+        task = world.warden._hook._task
+        assert task is not None
+        await task
+
+    run(body())
+    world.publish()
+    assert len(world.table) == 3
+
+
 def test_a_hook_that_is_no_command() -> None:
     with pytest.raises(ValueError, match="quotation"):
         World(guard_hook="'")
