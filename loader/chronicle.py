@@ -54,6 +54,13 @@ class Chronicle:
         if self._history is not None:
             self._found = dict(changes), list(map(find, changes))
 
+    def restored(self, generation: int, published_ns: int) -> None:
+        """What readers have is an image of that version: if it was the last one, the history goes on from there."""
+        if self._history is not None:
+            version = self.version
+            before = Version(generation, published_ns, version.revision)
+            self._history.record(Publish(before, version, "image", "", {}, []))
+
     @property
     def version(self) -> Version:
         """Of what readers have. Raises StandoffError if it cannot be read."""

@@ -26,7 +26,7 @@ MOST_WAITING = 64 << 20
 _PER_NAME = 100
 #: Notes of entries that stand for what is not known.
 BEGUN = "the history begins here"
-LOST = "changes before this were lost: the loader died, or could not write"
+LOST = "what came before is not known: the loader died before it was written, or started from an older image"
 TOO_LARGE = "too large to be kept (history_size)"
 
 

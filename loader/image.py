@@ -53,6 +53,7 @@ SHAPING = ("instance", "source", "zone", "default_ttl", "semantics", "on_reject"
 
 _HEAP_END = layout.header_offsets()["heap_end"]
 _NAMES = layout.header_offsets()["names"]
+_GENERATION = layout.header_offsets()["generation"]
 _LAYOUT = [layout.LAYOUT_VERSION, layout.LAYOUT_CHECK, sys.byteorder]
 
 
@@ -86,6 +87,7 @@ class Description:
     revision  of the source
     seen_ns   CLOCK_REALTIME of the source's last sign of life when the table was copied, 0 = not known
     pieces    CRC-32 of each piece, four octets each, little-endian
+    published the version of the table: its generation, and CLOCK_REALTIME of its swap in ns; 0, 0 = not known
     """
 
     layout: list[Any]
@@ -96,6 +98,7 @@ class Description:
     revision: int
     seen_ns: int
     pieces: bytes
+    published: tuple[int, int] = (0, 0)
 
 
 def path_of(settings: Settings) -> Path | None:
@@ -119,14 +122,24 @@ def _word(table: memoryview, offset: int) -> int:
     return int.from_bytes(table[offset : offset + 8], sys.byteorder)
 
 
-def write(path: Path, table: memoryview, shaping: Mapping[str, int], size: int, revision: int, seen_ns: int) -> None:
+def write(
+    path: Path,
+    table: memoryview,
+    shaping: Mapping[str, int],
+    size: int,
+    revision: int,
+    seen_ns: int,
+    published_ns: int = 0,
+) -> None:
     """Make an image of `table` (its bytes in use, of a segment of `size`), which must not change meanwhile.
 
     The file is under its name when all of it is on disk, not before: a kill or a power cut leaves the one before.
     Raises OSError; then the one before is still there.
     """
     pieces = b"".join(struct.pack("<I", zlib.crc32(piece)) for piece in _pieces(table))
-    description = Description(_LAYOUT, dict(shaping), size, len(table), _word(table, _NAMES), revision, seen_ns, pieces)
+    version = _word(table, _GENERATION), published_ns
+    used, names = len(table), _word(table, _NAMES)
+    description = Description(_LAYOUT, dict(shaping), size, used, names, revision, seen_ns, pieces, version)
     packed = msgpack.packb(asdict(description))
     head = PREFIX.pack(MAGIC, FORMAT, len(packed), zlib.crc32(packed)) + packed
     unfinished = path.with_name(path.name + ".new")

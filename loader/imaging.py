@@ -58,20 +58,20 @@ class Imager:
             for start in range(0, len(used), STEP):
                 copy[start : start + STEP] = used[start : start + STEP]
                 await asyncio.sleep(0)
-            size, revision = len(table), writer.words.get("revision")
+            about = len(table), writer.words.get("revision"), seen_ns, writer.words.get("published_ns")
         self._copied = live
-        self._write = asyncio.ensure_future(self._write_beside(copy, size, revision, seen_ns))
+        self._write = asyncio.ensure_future(self._write_beside(copy, *about))
 
-    async def _write_beside(self, copy: mmap.mmap, size: int, revision: int, seen_ns: int) -> None:
+    async def _write_beside(self, copy: mmap.mmap, size: int, revision: int, seen_ns: int, published_ns: int) -> None:
         try:
             with memoryview(copy) as view:
-                await asyncio.to_thread(self._write_now, view, size, revision, seen_ns)
+                await asyncio.to_thread(self._write_now, view, size, revision, seen_ns, published_ns)
         finally:
             self._write = None
 
-    def _write_now(self, table: memoryview, size: int, revision: int, seen_ns: int) -> None:
+    def _write_now(self, table: memoryview, size: int, revision: int, seen_ns: int, published_ns: int) -> None:
         try:
-            image.write(self._path, table, self._shaping, size, revision, seen_ns)
+            image.write(self._path, table, self._shaping, size, revision, seen_ns, published_ns)
         except OSError as error:
             self._failed(error)
         else:
@@ -93,4 +93,5 @@ class Imager:
         found = writer.live_bytes()
         if found is not None and found[0] != self._copied:
             with found[1] as table:
-                self._write_now(table[: image.extent(table)], len(table), writer.words.get("revision"), seen_ns)
+                revision, published_ns = writer.words.get("revision"), writer.words.get("published_ns")
+                self._write_now(table[: image.extent(table)], len(table), revision, seen_ns, published_ns)

@@ -127,6 +127,8 @@ class _Loader:
         self._introduce(writer, remove_leftovers(board))
         zones = Zones(self._zones, self._settings.default_ttl)
         chronicle = Chronicle(writer, self._history)
+        if self._restored is not None:
+            chronicle.restored(*self._restored.published)
         self._filters = filters = FilterService(self._settings, zones, self._wake)
         self._warden = warden = Warden(self._settings, zones, self._wake)
         serials = live_serials(board)

@@ -29,12 +29,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What answers come from until the sources are loaded. seen_ns: see image.Description. lock: the writer's, held
-    since, unless the caller of `publish_image` has it."""
+    """What answers come from until the sources are loaded. seen_ns, published: see image.Description. lock: the
+    writer's, held since, unless the caller of `publish_image` has it."""
 
     path: Path
     revision: int
     seen_ns: int
+    published: tuple[int, int] = (0, 0)
     lock: LockFile | None = None
 
     def note(self) -> str:
@@ -96,7 +97,8 @@ def publish_image(writer: TableWriter, settings: image.Settings) -> Restored | N
     except (StandoffError, OSError) as error:  # of another version, of other settings, not readable, no memory
         log.warning("image %s is not used: %s", path, error)
         return None
-    restored = Restored(path, description.revision, description.seen_ns)
+    generation, published_ns = description.published
+    restored = Restored(path, description.revision, description.seen_ns, (generation, published_ns))
     writer.words.set("loader_state", LoaderState.STALE)
     writer.words.set("source_seen_ns", restored.seen_ns)
     writer.note(restored.note())

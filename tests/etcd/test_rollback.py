@@ -20,6 +20,7 @@ from cli import asking
 from cli.settings import Settings
 from loader.etcd import Etcd
 from shm.errors import NotRunning
+from shm.segment import remove_instance
 from tests.etcd.test_running import Running
 from tests.support.etcd import EtcdServer
 from tests.support.instances import fresh_instance
@@ -205,6 +206,27 @@ def test_a_reboot_while_pinned(rolled: Rolled) -> None:
     rolled.told("resume")
     assert rolled.ask(f"www.{ZONE}") == ["192.0.2.67"]
     assert rolled.serial() > pinned
+
+
+def test_a_reboot_in_order_leaves_no_hole(rolled: Rolled) -> None:
+    """The image that a loader leaves at its end is the table that its history ends with."""
+    good = rolled.host("www", "192.0.2.1")
+    rolled.begin()
+    rolled.until_host("www", "192.0.2.1")
+    rolled.host("www", "192.0.2.2")
+    rolled.until_host("www", "192.0.2.2")
+    rolled.service.close()
+    rolled.service.parts.clear()
+    remove_instance(rolled.service.instance)
+    rolled.service._board = None
+    rolled.host("www", "192.0.2.3")
+    rolled.service.start_run()
+    wait_for("the service answers", rolled.service.ready)
+    rolled.until_host("www", "192.0.2.3")
+    whys = [entry["why"] for entry in rolled.told("history")["entries"]]
+    assert whys in (["change", "change", "first"], ["restart", "change", "first"]), "as the snapshot was first, or etcd"
+    rolled.told("rollback", str(good), "--yes")
+    assert rolled.ask(f"www.{ZONE}") == ["192.0.2.1"]
 
 
 def test_back_while_everything_changes(rolled: Rolled) -> None:
