@@ -22,11 +22,14 @@ cdef extern from "<arpa/inet.h>" nogil:
 
 cdef enum:
     TYPE_A = 1
+    TYPE_TXT = 16
     TYPE_AAAA = 28
     TYPE_SRV = 33
     MAX_NAME = 255
     MAX_LABEL = 63
     MAX_HOST = 45                  # the longest address: IPv6 with an IPv4 tail
+    MAX_STRING = 255               # of TXT (RFC 1035 section 3.3)
+    MAX_TEXT_DATA = 8192 + 34      # a length octet for every 255
     MAX_TEXT = 8192                # of the value; longer texts are the long way's matter
     RR_HEAD = 12
     FIRST_RR = 3                   # loader/compiler.py: Gift
@@ -35,6 +38,7 @@ cdef enum:
 cdef dict _TTLS = {}
 cdef object _A = TYPE_A
 cdef object _AAAA = TYPE_AAAA
+cdef object _TXT = TYPE_TXT
 cdef object _SRV = TYPE_SRV
 
 cdef const uint8_t *_MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
@@ -44,6 +48,8 @@ cdef const uint8_t *_MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
 
 cdef struct Value:
     const uint8_t *host
+    const uint8_t *text
+    Py_ssize_t text_length         # as it is written, with escapes
     Py_ssize_t host_length
     uint32_t ttl
     uint32_t strip
@@ -121,7 +127,10 @@ cdef const uint8_t *read_field(const uint8_t *at, const uint8_t *end, Value *val
         if at[0] != c'"':
             return NULL
         value.seen_text = True
-        return skip_string(at + 1, end, &escaped)
+        value.text = at + 1
+        at = skip_string(at + 1, end, &escaped)
+        value.text_length = at - value.text - 1
+        return at
     if length == 3 and memcmp(name, b"ttl", 3) == 0 and not value.seen_ttl:
         value.seen_ttl = True
         return read_number(at, end, &value.ttl)
@@ -149,7 +158,7 @@ cdef bint read_value(const uint8_t *at, Py_ssize_t size, Value *value) noexcept 
         if at == end:
             return False
         if at[0] == c"}":
-            return skip_space(at + 1, end) == end and value.seen_host and value.strip <= 128
+            return skip_space(at + 1, end) == end and value.strip <= 128
         if at[0] != c",":
             return False
         at += 1
@@ -197,6 +206,30 @@ cdef int read_host(Value *value, uint8_t *address) noexcept nogil:
     return 4 if inet_pton(AF_INET, text, address) == 1 else 0
 
 
+cdef bytes read_text(Value *value):
+    """TXT data: strings of 255 octets, the last one shorter. None: the long way."""
+    cdef uint8_t data[MAX_TEXT_DATA]
+    cdef const uint8_t *at = value.text
+    cdef const uint8_t *end = at + value.text_length
+    cdef Py_ssize_t start = 0, size = 1
+    if not value.seen_text or at == end:
+        return None
+    while at < end:
+        if size - start > MAX_STRING:
+            data[start] = MAX_STRING
+            start = size
+            size += 1
+        if at[0] == c"\\":
+            at += 1
+            if at[0] == c"n" or at[0] == c"t":
+                return None
+        data[size] = at[0]
+        size += 1
+        at += 1
+    data[start] = <uint8_t>(size - start - 1)
+    return PyBytes_FromStringAndSize(<char *>data, size)
+
+
 cdef object shared_ttl(long ttl):
     cdef object made = ttl
     cdef object held = _TTLS.get(made)
@@ -208,7 +241,7 @@ cdef object shared_ttl(long ttl):
 
 
 def plain(str base, str key, bytes value, object revision, long default_ttl):
-    """(name, gift) of a key that gives an address and a SRV with port 0 to its own name; None: the long way.
+    """(name, gift) of a key that gives an address and a SRV with port 0, or a text, to its name. None: the long way.
 
     base: what all keys begin with, with the last slash. The gift is what skydns.decode and the views come to for a name
     that has this service alone, in the `coredns` semantics; default_ttl, in seconds, is for a value without one.
@@ -221,6 +254,7 @@ def plain(str base, str key, bytes value, object revision, long default_ttl):
     cdef uint8_t address[16]
     cdef uint8_t target[6 + MAX_NAME]
     cdef int length, size, skipped = 0
+    cdef bytes data
     cdef uint32_t left
     if not key.isascii():
         return None
@@ -234,7 +268,15 @@ def plain(str base, str key, bytes value, object revision, long default_ttl):
     if found.ttl == 0 and default_ttl < 0:
         return None
     length = read_name(text + base_size, key_size - base_size, name)
-    size = read_host(&found, address) if length else 0
+    if length == 0:
+        return None
+    if found.host_length == 0:
+        data = read_text(&found)
+        if data is None:
+            return None
+        gift = (key, revision, None, _TXT, shared_ttl(found.ttl or default_ttl), data)
+        return PyBytes_FromStringAndSize(<char *>name, length), gift
+    size = read_host(&found, address)
     if size == 0:
         return None
     left = found.strip
@@ -298,13 +340,13 @@ cdef object behind(bytes name):
 def place(bytes name, tuple gift, zones, dict gifts_to, dict names_of, dict children, nothing):
     """Enters a gift in the books of loader/zone.py, and returns its zone. nothing: names whose gifts come to nothing.
 
-    None, and it is not entered: the long way. It is not an address, perhaps with its SRV; or its name is not new, or an
-    apex, or outside all zones.
+    None, and it is not entered: the long way. It is not an address or a text, perhaps with a SRV; or its name is not
+    new, or an apex, or outside all zones.
     """
     cdef Py_ssize_t parts = len(gift)
     cdef bytes at = name, up
     cdef object zone = None, held
-    if not (gift[FIRST_RR] == _A or gift[FIRST_RR] == _AAAA):
+    if gift[FIRST_RR] != _A and gift[FIRST_RR] != _AAAA and gift[FIRST_RR] != _TXT:
         return None
     if parts != FIRST_RR + 3 and (parts != FIRST_RR + 6 or gift[FIRST_RR + 3] != _SRV):
         return None

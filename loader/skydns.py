@@ -149,11 +149,13 @@ def set_ttl(service: Service, lease_ttl: Callable[[int], int], default_ttl: int 
 
 
 def folded(service: Service) -> Gift | None:
-    """What is kept of a plain service: an address and a SRV with port 0, which is what it gives to a name that has no
-    other (the `coredns` semantics). None for others."""
-    if service.explicit or service.group or service.lease or service.ttl < 0 or service.type not in _ADDRESSES:
+    """What is kept of a plain service: an address and a SRV with port 0, or a text, as a name gets it that has no other
+    service (the `coredns` semantics). None for others."""
+    if service.explicit or service.group or service.lease or service.ttl < 0 or type(service) is not Service:
         return None
-    if type(service) is not Service:
+    if service.kind == TEXT:
+        return service.key, service.revision, None, rdata.TXT, service.ttl, service.text
+    if service.type not in _ADDRESSES:
         return None
     srv = _PLAIN_SRV + service.target
     return (
@@ -164,9 +166,13 @@ def folded(service: Service) -> Gift | None:
 def unfolded(name: bytes, gift: Gift) -> Service:
     """The service of a plain key (loader/_short.pyx), as far as the `coredns` semantics ask for it."""
     made = Service()
-    made.key, made.revision, _, made.type, made.ttl, made.data, _, _, srv = gift
-    made.name, made.target = name, srv[len(_PLAIN_SRV) :]
-    made.kind, made.lease, made.text, made.group, made.strip = HOST, 0, b"", "", 0
+    made.key, made.revision, made.ttl, made.name = gift[0], gift[1], gift[4], name
+    if gift[3] == rdata.TXT:
+        made.kind, made.type, made.data, made.text, made.target = TEXT, 0, b"", gift[5], name
+    else:
+        made.kind, made.type, made.data, made.text = HOST, gift[3], gift[5], b""
+        made.target = gift[8][len(_PLAIN_SRV) :]
+    made.lease, made.group, made.strip = 0, "", 0
     made.port, made.priority, made.weight = 0, _DEFAULT_PRIORITY, _DEFAULT_WEIGHT
     made.explicit = made.mail = False
     made.own_ttl = made.ttl

@@ -65,8 +65,15 @@ class ByName:
                 yield name, (held,), True
             else:
                 yield self._given(name)
+        only, with_hosts = texts.only, hosts.names
         for name in list(texts):
-            if name not in hosts and name not in zones:
+            if name in with_hosts or name in zones:
+                continue
+            key = only(name)
+            held = by_key.get(key) if key is not None else None
+            if isinstance(held, tuple) and not has_own(name) and is_name(name):
+                yield name, (held,), True
+            else:
                 yield self._given(name)
 
     def _given(self, name: bytes) -> Given:

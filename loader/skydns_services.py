@@ -1,7 +1,7 @@
 """The SkyDNS services of one source, by key, and the names that each of them belongs to.
 
-Most keys are plain (skydns.folded): an address, a SRV with port 0, nothing else. Of these no Service is kept but the
-gift, the very object that the zone model keeps; the Service is made of it when it is wanted.
+Most keys are plain (skydns.folded): an address, a SRV with port 0, nothing else; or a text. Of these no Service is kept
+but the gift, the very object that the zone model keeps; the Service is made of it when it is wanted.
 """
 
 from __future__ import annotations

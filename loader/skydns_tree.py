@@ -18,6 +18,7 @@ from loader import skydns_views as views
 from loader._short import plain
 from loader.attributes import Conditional
 from loader.model import Put, Record, Reject
+from loader.rdata import TXT
 from loader.skydns import HOST, POINTER, TEXT, ConditionalService, Semantics, Service
 from loader.skydns_beneath import Beneath
 from loader.skydns_services import APEX, NS, Services
@@ -82,8 +83,9 @@ class ServiceTree:
         """replace() in steps of some 50 ms: nothing else may be asked for until it is through. before: the tree that
         this one is to replace, for what it is to keep."""
         self._clear()
-        services, hosts = self.services, self.beneath[HOST]
-        base, by_key, over, load = services.base, services.by_key, services.over, hosts.load
+        services = self.services
+        base, by_key, over = services.base, services.by_key, services.over
+        load_host, load_text = (beneath.load for beneath in self.beneath)
         short = self._semantics == "coredns"
         for number, put in enumerate(puts, 1):
             found = None
@@ -93,7 +95,7 @@ class ServiceTree:
                 self._load(put, before)
             else:
                 by_key[put.key] = found[1]
-                load(over(found[0]), put.key, "")
+                (load_text if found[1][3] == TXT else load_host)(over(found[0]), put.key, "")
             if number % _STEP == 0:
                 yield
         for beneath in self.beneath:

@@ -47,6 +47,10 @@ TEXT = '"heritage=external-dns,external-dns/owner=default,external-dns/resource=
         '{"host":"2001:db8::1","targetstrip":1}',
         '{"host":"::1.2.3.4"}',
         json.dumps({"host": "192.0.2.1", "text": TEXT, "targetstrip": 1}),
+        json.dumps({"text": TEXT, "targetstrip": 1}),
+        json.dumps({"text": "x" * 255}),
+        json.dumps({"text": "x" * 256}),
+        json.dumps({"host": "", "text": "\\" * 600, "ttl": 5}),
         ' { "host" : "192.0.2.1" , "ttl" : 0 }\n',
         '{"targetstrip":128,"host":"192.0.2.1"}',
     ],
@@ -72,7 +76,13 @@ FIELDS = {
         st.integers(-2, 2**33), st.floats(allow_nan=False, allow_infinity=False), st.just("60"), st.none()
     ),
     "targetstrip": st.one_of(st.integers(-1, 130), st.none()),
-    "text": st.one_of(st.text(max_size=8), st.just(TEXT), st.none()),
+    "text": st.one_of(
+        st.text(max_size=8),
+        st.just(TEXT),
+        st.none(),
+        st.integers(0, 2750).map(lambda count: "a/b" * count),
+        st.integers(250, 520).map(lambda count: '"' * count),
+    ),
     "port": st.sampled_from([-1, 0, 80]),
     "priority": st.sampled_from([0, 10]),
     "weight": st.sampled_from([0, 100]),
@@ -165,4 +175,15 @@ def test_unfolded_is_what_was_folded() -> None:
         "ttl",
         "group",
     ):
+        assert getattr(again, field) == getattr(service, field)
+
+
+def test_a_text_is_folded_and_unfolded() -> None:
+    key = "/skydns/test/example/www"
+    service = skydns.decode(PREFIX, Put(key, b'{"text":"x"}', 7), lambda lease: 0, 60)
+    assert service is not None
+    gift = skydns.folded(service)
+    assert gift == (key, 7, None, 16, 60, b"\x01x")
+    again = skydns.unfolded(service.name, gift)
+    for field in ("key", "revision", "name", "kind", "type", "data", "text", "ttl", "group"):
         assert getattr(again, field) == getattr(service, field)
