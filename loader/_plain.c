@@ -1664,165 +1664,16 @@ static const char* const __pyx_f[] = {
 /* IncludeStructmemberH.proto (used by CythonFunctionShared) */
 #include <structmember.h>
 
-/* None.proto */
-#if defined(__GNUC__)
-#define __Pyx_PACKED __attribute__((__packed__))
-#else
-#define __Pyx_PACKED
-#endif
-
 /* #### Code section: numeric_typedefs ### */
 /* #### Code section: complex_type_declarations ### */
 /* #### Code section: type_declarations ### */
 
 /*--- Type declarations ---*/
 struct __pyx_obj_6loader_6_plain_Short;
-struct __pyx_t_3shm_6layout_table_header;
-struct __pyx_t_3shm_6layout_index_entry;
-struct __pyx_t_3shm_6layout_node_header;
-struct __pyx_t_3shm_6layout_directory_entry;
-
-/* "shm/layout.pxd":4
- * from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
- * 
- * cdef enum:             # <<<<<<<<<<<<<<
- *     EXACT_CLASSES = 129
- *     LARGE_CLASSES = 8 * 15
-*/
-enum  {
-
-  /* "shm/layout.pxd":7
- *     EXACT_CLASSES = 129
- *     LARGE_CLASSES = 8 * 15
- *     FREE_LISTS = EXACT_CLASSES + LARGE_CLASSES             # <<<<<<<<<<<<<<
- *     TABLE_HEADER_SIZE = 2048
- *     NODE_HEADER_SIZE = 8
-*/
-  __pyx_e_3shm_6layout_EXACT_CLASSES = 0x81,
-  __pyx_e_3shm_6layout_LARGE_CLASSES = (8 * 15),
-  __pyx_e_3shm_6layout_FREE_LISTS = (__pyx_e_3shm_6layout_EXACT_CLASSES + __pyx_e_3shm_6layout_LARGE_CLASSES),
-  __pyx_e_3shm_6layout_TABLE_HEADER_SIZE = 0x800,
-  __pyx_e_3shm_6layout_NODE_HEADER_SIZE = 8,
-  __pyx_e_3shm_6layout_DIRECTORY_ENTRY_SIZE = 6,
-  __pyx_e_3shm_6layout_NEGATIVE_SOA = 0
-};
-
-/* "shm/layout.pxd":13
- *     NEGATIVE_SOA = 0
- * 
- * cdef enum:             # <<<<<<<<<<<<<<
- *     FLAG_APEX = 1
- *     FLAG_DELEGATION = 2
-*/
-enum  {
-  __pyx_e_3shm_6layout_FLAG_APEX = 1,
-  __pyx_e_3shm_6layout_FLAG_DELEGATION = 2,
-  __pyx_e_3shm_6layout_FLAG_WILDCARD_CHILD = 4,
-  __pyx_e_3shm_6layout_FLAG_EMPTY = 8,
-  __pyx_e_3shm_6layout_FLAG_BELOW_CUT = 16,
-  __pyx_e_3shm_6layout_FLAG_DNAME = 32,
-  __pyx_e_3shm_6layout_FLAG_AGGREGATE = 64
-};
-
-/* "shm/layout.pxd":22
- *     FLAG_AGGREGATE = 64
- * 
- * cdef packed struct table_header:             # <<<<<<<<<<<<<<
- *     char magic[8]
- *     uint32_t layout_version
-*/
-#if defined(__SUNPRO_C)
-  #pragma pack(1)
-#elif !defined(__GNUC__)
-  #pragma pack(push, 1)
-#endif
-struct __Pyx_PACKED __pyx_t_3shm_6layout_table_header {
-  char magic[8];
-  uint32_t layout_version;
-  uint32_t layout_check;
-  uint64_t segment_size;
-  uint64_t serial;
-  uint64_t generation;
-  uint64_t revision;
-  uint64_t hash_seed;
-  uint64_t meta_offset;
-  uint64_t meta_length;
-  uint64_t index_offset;
-  uint64_t index_slots;
-  uint64_t heap_offset;
-  uint64_t heap_end;
-  uint64_t names;
-  uint64_t free_bytes;
-  uint32_t free_lists[__pyx_e_3shm_6layout_FREE_LISTS];
-};
-#if defined(__SUNPRO_C)
-  #pragma pack()
-#elif !defined(__GNUC__)
-  #pragma pack(pop)
-#endif
-
-/* "shm/layout.pxd":41
- *     uint32_t free_lists[FREE_LISTS]
- * 
- * cdef struct index_entry:             # <<<<<<<<<<<<<<
- *     uint32_t tag
- *     uint32_t offset
-*/
-struct __pyx_t_3shm_6layout_index_entry {
-  uint32_t tag;
-  uint32_t offset;
-};
-
-/* "shm/layout.pxd":45
- *     uint32_t offset
- * 
- * cdef packed struct node_header:             # <<<<<<<<<<<<<<
- *     uint32_t units
- *     uint8_t name_length
-*/
-#if defined(__SUNPRO_C)
-  #pragma pack(1)
-#elif !defined(__GNUC__)
-  #pragma pack(push, 1)
-#endif
-struct __Pyx_PACKED __pyx_t_3shm_6layout_node_header {
-  uint32_t units;
-  uint8_t name_length;
-  uint8_t types;
-  uint16_t flags;
-};
-#if defined(__SUNPRO_C)
-  #pragma pack()
-#elif !defined(__GNUC__)
-  #pragma pack(pop)
-#endif
-
-/* "shm/layout.pxd":51
- *     uint16_t flags
- * 
- * cdef packed struct directory_entry:             # <<<<<<<<<<<<<<
- *     uint16_t type
- *     uint16_t count
-*/
-#if defined(__SUNPRO_C)
-  #pragma pack(1)
-#elif !defined(__GNUC__)
-  #pragma pack(push, 1)
-#endif
-struct __Pyx_PACKED __pyx_t_3shm_6layout_directory_entry {
-  uint16_t type;
-  uint16_t count;
-  uint16_t length;
-};
-#if defined(__SUNPRO_C)
-  #pragma pack()
-#elif !defined(__GNUC__)
-  #pragma pack(pop)
-#endif
 struct __pyx_t_6loader_6_plain_address_t;
 struct __pyx_t_6loader_6_plain_value_t;
 
-/* "loader/_plain.pyx":27
+/* "loader/_plain.pyx":24
  *     int inet_pton(int family, const char *text, void *address)
  * 
  * cdef enum:             # <<<<<<<<<<<<<<
@@ -1837,13 +1688,10 @@ enum  {
   __pyx_e_6loader_6_plain_MAX_LABEL = 63,
   __pyx_e_6loader_6_plain_MAX_ADDRESS = 45,
   __pyx_e_6loader_6_plain_MOST = 64,
-  __pyx_e_6loader_6_plain_NONE_GIVEN = -1L,
-  __pyx_e_6loader_6_plain_RR_HEAD = 12,
-  __pyx_e_6loader_6_plain_POINTER = 0xC00C,
-  __pyx_e_6loader_6_plain_CLASS_IN = 1
+  __pyx_e_6loader_6_plain_NONE_GIVEN = -1L
 };
 
-/* "loader/_plain.pyx":47
+/* "loader/_plain.pyx":41
  * 
  * 
  * cdef struct address_t:             # <<<<<<<<<<<<<<
@@ -1855,7 +1703,7 @@ struct __pyx_t_6loader_6_plain_address_t {
   uint8_t octets[16];
 };
 
-/* "loader/_plain.pyx":52
+/* "loader/_plain.pyx":46
  * 
  * 
  * cdef struct value_t:             # <<<<<<<<<<<<<<
@@ -1868,7 +1716,7 @@ struct __pyx_t_6loader_6_plain_value_t {
   struct __pyx_t_6loader_6_plain_address_t addresses[__pyx_e_6loader_6_plain_MOST];
 };
 
-/* "loader/_plain.pyx":58
+/* "loader/_plain.pyx":52
  * 
  * 
  * cdef class Short:             # <<<<<<<<<<<<<<
@@ -2804,14 +2652,11 @@ static CYTHON_INLINE long __Pyx_PyLong_As_long(PyObject *);
 /* CIntToPy.proto */
 static CYTHON_INLINE PyObject* __Pyx_PyLong_From___pyx_anon_enum(int value);
 
-/* CIntFromPy.proto */
-static CYTHON_INLINE int __Pyx_PyLong_As_int(PyObject *);
-
-/* CIntFromPy.proto */
-static CYTHON_INLINE uint32_t __Pyx_PyLong_As_uint32_t(PyObject *);
-
 /* CIntToPy.proto */
 static CYTHON_INLINE PyObject* __Pyx_PyLong_From_int(int value);
+
+/* CIntFromPy.proto */
+static CYTHON_INLINE int __Pyx_PyLong_As_int(PyObject *);
 
 /* UpdateUnpickledDict.export */
 static int __Pyx_UpdateUnpickledDict(PyObject *obj, PyObject *state, Py_ssize_t index);
@@ -2932,8 +2777,6 @@ static PyObject *__pyx_f_6loader_6_plain_5Short_made(struct __pyx_obj_6loader_6_
 
 /* Module declarations from "libc.stdint" */
 
-/* Module declarations from "shm.layout" */
-
 /* Module declarations from "loader._plain" */
 static PyObject *__pyx_v_6loader_6_plain__TTLS = 0;
 static PyObject *__pyx_v_6loader_6_plain__A = 0;
@@ -2951,7 +2794,6 @@ static char const *__pyx_f_6loader_6_plain_read_number(char const *, char const 
 static char const *__pyx_f_6loader_6_plain_read_data(char const *, char const *, int, struct __pyx_t_6loader_6_plain_value_t *); /*proto*/
 static char const *__pyx_f_6loader_6_plain_read_string(char const *, char const *, int, struct __pyx_t_6loader_6_plain_value_t *); /*proto*/
 static int __pyx_f_6loader_6_plain_add_address(char const *, Py_ssize_t, int, struct __pyx_t_6loader_6_plain_value_t *); /*proto*/
-static uint8_t *__pyx_f_6loader_6_plain_put16(uint8_t *, uint32_t); /*proto*/
 static PyObject *__pyx_f_6loader_6_plain___pyx_unpickle_Short__set_state(struct __pyx_obj_6loader_6_plain_Short *, PyObject *); /*proto*/
 /* #### Code section: typeinfo ### */
 /* #### Code section: before_global_var ### */
@@ -2966,15 +2808,14 @@ static const char __pyx_k_IP[] = "IP";
 static const char __pyx_k_ttl[] = "\"ttl\"";
 static const char __pyx_k_AAAA[] = "AAAA";
 static const char __pyx_k_data[] = "\"data\"";
-static const char __pyx_k_The_short_way_of_what_most_keys[] = "The short way of what most keys are, compiled: from a key of schema records that holds addresses to a gift, and from a\ngift of one RR to a node block.\n\nIt takes what is usual and declines everything else; then the long way decides, and says what is wrong:\nloader/records.py, loader/zone.py, loader/compiler.py. tests/unit/test_plain.py compares the two.\n";
+static const char __pyx_k_The_short_way_from_a_key_of_sche[] = "The short way from a key of schema records to a gift, compiled: for addresses, which most keys hold.\n\nIt takes what is usual and declines everything else; then the long way decides, and says what is wrong:\nloader/records.py, loader/zone.py. tests/unit/test_plain.py compares the two.\n";
 static const char __pyx_k_base_default_ttl_prefix_zone_zon[] = "base, default_ttl, prefix, zone, zone_text";
 /* #### Code section: decls ### */
 static int __pyx_pf_6loader_6_plain_5Short___init__(struct __pyx_obj_6loader_6_plain_Short *__pyx_v_self, PyObject *__pyx_v_base, PyObject *__pyx_v_prefix, long __pyx_v_default_ttl); /* proto */
 static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_6_plain_Short *__pyx_v_self, PyObject *__pyx_v_key, PyObject *__pyx_v_value, PyObject *__pyx_v_revision); /* proto */
 static PyObject *__pyx_pf_6loader_6_plain_5Short_4__reduce_cython__(struct __pyx_obj_6loader_6_plain_Short *__pyx_v_self); /* proto */
 static PyObject *__pyx_pf_6loader_6_plain_5Short_6__setstate_cython__(struct __pyx_obj_6loader_6_plain_Short *__pyx_v_self, PyObject *__pyx_v___pyx_state); /* proto */
-static PyObject *__pyx_pf_6loader_6_plain_node(CYTHON_UNUSED PyObject *__pyx_self, PyObject *__pyx_v_name, int __pyx_v_type_, uint32_t __pyx_v_ttl, PyObject *__pyx_v_data); /* proto */
-static PyObject *__pyx_pf_6loader_6_plain_2__pyx_unpickle_Short(CYTHON_UNUSED PyObject *__pyx_self, PyObject *__pyx_v___pyx_type, long __pyx_v___pyx_checksum, PyObject *__pyx_v___pyx_state); /* proto */
+static PyObject *__pyx_pf_6loader_6_plain___pyx_unpickle_Short(CYTHON_UNUSED PyObject *__pyx_self, PyObject *__pyx_v___pyx_type, long __pyx_v___pyx_checksum, PyObject *__pyx_v___pyx_state); /* proto */
 static PyObject *__pyx_tp_new__initialisation_6loader_6_plain_Short(PyObject *o, 
 #if CYTHON_VECTORCALL_TPNEW
     PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
@@ -3035,8 +2876,8 @@ namespace {
     __Pyx_CachedCFunction __pyx_umethod_PyDict_Type_pop;
     __Pyx_CachedCFunction __pyx_umethod_PyDict_Type_values;
     __Pyx_CachedCFunction __pyx_umethod_PyUnicode_Type__isascii;
-    PyObject *__pyx_codeobj_tab[5];
-    PyObject *__pyx_string_tab[89];
+    PyObject *__pyx_codeobj_tab[4];
+    PyObject *__pyx_string_tab[79];
     PyObject *__pyx_number_tab[1];
 /* #### Code section: module_state_contents ### */
 /* CommonTypesMetaclass.module_state_decls */
@@ -3103,7 +2944,7 @@ static __pyx_mstatetype * const __pyx_mstate_global = &__pyx_mstate_global_stati
 #define __pyx_n_u_getstate __pyx_string_tab[19]
 #define __pyx_n_u_main __pyx_string_tab[20]
 #define __pyx_n_u_module __pyx_string_tab[21]
-#define __pyx_n_u_name_2 __pyx_string_tab[22]
+#define __pyx_n_u_name __pyx_string_tab[22]
 #define __pyx_n_u_new __pyx_string_tab[23]
 #define __pyx_n_u_pyx_checksum __pyx_string_tab[24]
 #define __pyx_n_u_pyx_result __pyx_string_tab[25]
@@ -3121,55 +2962,45 @@ static __pyx_mstatetype * const __pyx_mstate_global = &__pyx_mstate_global_stati
 #define __pyx_n_u_dict_2 __pyx_string_tab[37]
 #define __pyx_n_u_is_coroutine __pyx_string_tab[38]
 #define __pyx_n_u_asyncio_coroutines __pyx_string_tab[39]
-#define __pyx_n_u_at __pyx_string_tab[40]
-#define __pyx_n_u_base __pyx_string_tab[41]
-#define __pyx_n_u_block __pyx_string_tab[42]
-#define __pyx_n_u_cline_in_traceback __pyx_string_tab[43]
-#define __pyx_n_u_data_2 __pyx_string_tab[44]
-#define __pyx_n_u_data_size __pyx_string_tab[45]
-#define __pyx_n_u_default_ttl __pyx_string_tab[46]
-#define __pyx_n_u_end __pyx_string_tab[47]
-#define __pyx_n_u_entry __pyx_string_tab[48]
-#define __pyx_n_u_found __pyx_string_tab[49]
-#define __pyx_n_u_from_text __pyx_string_tab[50]
-#define __pyx_n_u_get __pyx_string_tab[51]
-#define __pyx_n_u_gift __pyx_string_tab[52]
-#define __pyx_n_u_header __pyx_string_tab[53]
-#define __pyx_n_u_isascii __pyx_string_tab[54]
-#define __pyx_n_u_items __pyx_string_tab[55]
-#define __pyx_n_u_key __pyx_string_tab[56]
-#define __pyx_n_u_length __pyx_string_tab[57]
-#define __pyx_n_u_loader __pyx_string_tab[58]
-#define __pyx_n_u_loader__plain __pyx_string_tab[59]
-#define __pyx_n_u_name __pyx_string_tab[60]
-#define __pyx_n_u_name_size __pyx_string_tab[61]
-#define __pyx_n_u_names __pyx_string_tab[62]
-#define __pyx_n_u_node __pyx_string_tab[63]
-#define __pyx_n_u_owner __pyx_string_tab[64]
-#define __pyx_n_u_owner_size __pyx_string_tab[65]
-#define __pyx_n_u_pop __pyx_string_tab[66]
-#define __pyx_n_u_prefix __pyx_string_tab[67]
-#define __pyx_n_u_revision __pyx_string_tab[68]
-#define __pyx_n_u_self __pyx_string_tab[69]
-#define __pyx_n_u_setdefault __pyx_string_tab[70]
-#define __pyx_n_u_size __pyx_string_tab[71]
-#define __pyx_n_u_state __pyx_string_tab[72]
-#define __pyx_n_u_text __pyx_string_tab[73]
-#define __pyx_n_u_ttl_2 __pyx_string_tab[74]
-#define __pyx_n_u_type __pyx_string_tab[75]
-#define __pyx_n_u_update __pyx_string_tab[76]
-#define __pyx_n_u_use_setstate __pyx_string_tab[77]
-#define __pyx_n_u_value __pyx_string_tab[78]
-#define __pyx_n_u_values __pyx_string_tab[79]
-#define __pyx_n_u_wanted __pyx_string_tab[80]
-#define __pyx_n_u_zone_size __pyx_string_tab[81]
-#define __pyx_kp_b_ __pyx_string_tab[82]
-#define __pyx_kp_b__3 __pyx_string_tab[83]
-#define __pyx_kp_b_iso88591_1F __pyx_string_tab[84]
-#define __pyx_kp_b_iso88591_q_0_kQR_5_7_q_a_1 __pyx_string_tab[85]
-#define __pyx_kp_b_iso88591_0_1DDTTUUV_Bj_OrQYY_uBc_A_1_1_1 __pyx_string_tab[86]
-#define __pyx_kp_b_iso88591_WD_d_4wd_q_l_vWE_Q_q_t6_S_HG5_4 __pyx_string_tab[87]
-#define __pyx_kp_b_iso88591_A_4s_1_auAQ_e2Q_5_1D_s_PPQQUU_aa __pyx_string_tab[88]
+#define __pyx_n_u_base __pyx_string_tab[40]
+#define __pyx_n_u_cline_in_traceback __pyx_string_tab[41]
+#define __pyx_n_u_default_ttl __pyx_string_tab[42]
+#define __pyx_n_u_end __pyx_string_tab[43]
+#define __pyx_n_u_found __pyx_string_tab[44]
+#define __pyx_n_u_from_text __pyx_string_tab[45]
+#define __pyx_n_u_get __pyx_string_tab[46]
+#define __pyx_n_u_gift __pyx_string_tab[47]
+#define __pyx_n_u_isascii __pyx_string_tab[48]
+#define __pyx_n_u_items __pyx_string_tab[49]
+#define __pyx_n_u_key __pyx_string_tab[50]
+#define __pyx_n_u_length __pyx_string_tab[51]
+#define __pyx_n_u_loader __pyx_string_tab[52]
+#define __pyx_n_u_loader__plain __pyx_string_tab[53]
+#define __pyx_n_u_name_2 __pyx_string_tab[54]
+#define __pyx_n_u_names __pyx_string_tab[55]
+#define __pyx_n_u_owner __pyx_string_tab[56]
+#define __pyx_n_u_owner_size __pyx_string_tab[57]
+#define __pyx_n_u_pop __pyx_string_tab[58]
+#define __pyx_n_u_prefix __pyx_string_tab[59]
+#define __pyx_n_u_revision __pyx_string_tab[60]
+#define __pyx_n_u_self __pyx_string_tab[61]
+#define __pyx_n_u_setdefault __pyx_string_tab[62]
+#define __pyx_n_u_size __pyx_string_tab[63]
+#define __pyx_n_u_state __pyx_string_tab[64]
+#define __pyx_n_u_text __pyx_string_tab[65]
+#define __pyx_n_u_type __pyx_string_tab[66]
+#define __pyx_n_u_update __pyx_string_tab[67]
+#define __pyx_n_u_use_setstate __pyx_string_tab[68]
+#define __pyx_n_u_value __pyx_string_tab[69]
+#define __pyx_n_u_values __pyx_string_tab[70]
+#define __pyx_n_u_wanted __pyx_string_tab[71]
+#define __pyx_n_u_zone_size __pyx_string_tab[72]
+#define __pyx_kp_b_ __pyx_string_tab[73]
+#define __pyx_kp_b__3 __pyx_string_tab[74]
+#define __pyx_kp_b_iso88591_1F __pyx_string_tab[75]
+#define __pyx_kp_b_iso88591_q_0_kQR_5_7_q_a_1 __pyx_string_tab[76]
+#define __pyx_kp_b_iso88591_WD_d_4wd_q_l_vWE_Q_q_t6_S_HG5_4 __pyx_string_tab[77]
+#define __pyx_kp_b_iso88591_A_4s_1_auAQ_e2Q_5_1D_s_PPQQUU_aa __pyx_string_tab[78]
 #define __pyx_int_4589176 __pyx_number_tab[0]
 /* #### Code section: module_state_clear ### */
 #if CYTHON_USE_MODULE_STATE
@@ -3193,8 +3024,8 @@ static CYTHON_SMALL_CODE int __pyx_m_clear(PyObject *m) {
   Py_CLEAR(clear_module_state->__pyx_umethod_PyDict_Type_pop.method);
   Py_CLEAR(clear_module_state->__pyx_umethod_PyDict_Type_values.method);
   Py_CLEAR(clear_module_state->__pyx_umethod_PyUnicode_Type__isascii.method);
-  for (int i=0; i<5; ++i) { Py_CLEAR(clear_module_state->__pyx_codeobj_tab[i]); }
-  for (int i=0; i<89; ++i) { Py_CLEAR(clear_module_state->__pyx_string_tab[i]); }
+  for (int i=0; i<4; ++i) { Py_CLEAR(clear_module_state->__pyx_codeobj_tab[i]); }
+  for (int i=0; i<79; ++i) { Py_CLEAR(clear_module_state->__pyx_string_tab[i]); }
   for (int i=0; i<1; ++i) { Py_CLEAR(clear_module_state->__pyx_number_tab[i]); }
 /* #### Code section: module_state_clear_contents ### */
 /* CommonTypesMetaclass.module_state_clear */
@@ -3226,8 +3057,8 @@ static CYTHON_SMALL_CODE int __pyx_m_traverse(PyObject *m, visitproc visit, void
   Py_VISIT(traverse_module_state->__pyx_umethod_PyDict_Type_pop.method);
   Py_VISIT(traverse_module_state->__pyx_umethod_PyDict_Type_values.method);
   Py_VISIT(traverse_module_state->__pyx_umethod_PyUnicode_Type__isascii.method);
-  for (int i=0; i<5; ++i) { __Pyx_VISIT_CONST(traverse_module_state->__pyx_codeobj_tab[i]); }
-  for (int i=0; i<89; ++i) { __Pyx_VISIT_CONST(traverse_module_state->__pyx_string_tab[i]); }
+  for (int i=0; i<4; ++i) { __Pyx_VISIT_CONST(traverse_module_state->__pyx_codeobj_tab[i]); }
+  for (int i=0; i<79; ++i) { __Pyx_VISIT_CONST(traverse_module_state->__pyx_string_tab[i]); }
   for (int i=0; i<1; ++i) { __Pyx_VISIT_CONST(traverse_module_state->__pyx_number_tab[i]); }
 /* #### Code section: module_state_traverse_contents ### */
 /* CommonTypesMetaclass.module_state_traverse */
@@ -3242,7 +3073,7 @@ return 0;
 #endif
 /* #### Code section: module_code ### */
 
-/* "loader/_plain.pyx":67
+/* "loader/_plain.pyx":61
  *     cdef bytes zone
  * 
  *     def __init__(self, str base, str prefix, long default_ttl):             # <<<<<<<<<<<<<<
@@ -3294,46 +3125,46 @@ PyObject *__pyx_args, PyObject *__pyx_kwds
   {
     PyObject ** const __pyx_pyargnames[] = {&__pyx_mstate_global->__pyx_n_u_base,&__pyx_mstate_global->__pyx_n_u_prefix,&__pyx_mstate_global->__pyx_n_u_default_ttl,0};
     const Py_ssize_t __pyx_kwds_len = (__pyx_kwds) ? __Pyx_NumKwargs_FASTCALL_TPNEW(__pyx_kwds) : 0;
-    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 67, __pyx_L3_error)
+    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 61, __pyx_L3_error)
     if (__pyx_kwds_len > 0) {
       switch (__pyx_nargs) {
         case  3:
         values[2] = __Pyx_ArgRef_FASTCALL_TPNEW(__pyx_args, 2);
-        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[2])) __PYX_ERR(0, 67, __pyx_L3_error)
+        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[2])) __PYX_ERR(0, 61, __pyx_L3_error)
         CYTHON_FALLTHROUGH;
         case  2:
         values[1] = __Pyx_ArgRef_FASTCALL_TPNEW(__pyx_args, 1);
-        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[1])) __PYX_ERR(0, 67, __pyx_L3_error)
+        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[1])) __PYX_ERR(0, 61, __pyx_L3_error)
         CYTHON_FALLTHROUGH;
         case  1:
         values[0] = __Pyx_ArgRef_FASTCALL_TPNEW(__pyx_args, 0);
-        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 67, __pyx_L3_error)
+        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 61, __pyx_L3_error)
         CYTHON_FALLTHROUGH;
         case  0: break;
         default: goto __pyx_L5_argtuple_error;
       }
       const Py_ssize_t kwd_pos_args = __pyx_nargs;
-      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, kwd_pos_args, __pyx_kwds_len, "__init__", 0) < (0)) __PYX_ERR(0, 67, __pyx_L3_error)
+      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, kwd_pos_args, __pyx_kwds_len, "__init__", 0) < (0)) __PYX_ERR(0, 61, __pyx_L3_error)
       for (Py_ssize_t i = __pyx_nargs; i < 3; i++) {
-        if (unlikely(!values[i])) { __Pyx_RaiseArgtupleInvalid("__init__", 1, 3, 3, i); __PYX_ERR(0, 67, __pyx_L3_error) }
+        if (unlikely(!values[i])) { __Pyx_RaiseArgtupleInvalid("__init__", 1, 3, 3, i); __PYX_ERR(0, 61, __pyx_L3_error) }
       }
     } else if (unlikely(__pyx_nargs != 3)) {
       goto __pyx_L5_argtuple_error;
     } else {
       values[0] = __Pyx_ArgRef_FASTCALL_TPNEW(__pyx_args, 0);
-      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 67, __pyx_L3_error)
+      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 61, __pyx_L3_error)
       values[1] = __Pyx_ArgRef_FASTCALL_TPNEW(__pyx_args, 1);
-      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[1])) __PYX_ERR(0, 67, __pyx_L3_error)
+      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[1])) __PYX_ERR(0, 61, __pyx_L3_error)
       values[2] = __Pyx_ArgRef_FASTCALL_TPNEW(__pyx_args, 2);
-      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[2])) __PYX_ERR(0, 67, __pyx_L3_error)
+      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[2])) __PYX_ERR(0, 61, __pyx_L3_error)
     }
     __pyx_v_base = ((PyObject*)values[0]);
     __pyx_v_prefix = ((PyObject*)values[1]);
-    __pyx_v_default_ttl = __Pyx_PyLong_As_long(values[2]); if (unlikely((__pyx_v_default_ttl == (long)-1) && PyErr_Occurred())) __PYX_ERR(0, 67, __pyx_L3_error)
+    __pyx_v_default_ttl = __Pyx_PyLong_As_long(values[2]); if (unlikely((__pyx_v_default_ttl == (long)-1) && PyErr_Occurred())) __PYX_ERR(0, 61, __pyx_L3_error)
   }
   goto __pyx_L6_skip;
   __pyx_L5_argtuple_error:;
-  __Pyx_RaiseArgtupleInvalid("__init__", 1, 3, 3, __pyx_nargs); __PYX_ERR(0, 67, __pyx_L3_error)
+  __Pyx_RaiseArgtupleInvalid("__init__", 1, 3, 3, __pyx_nargs); __PYX_ERR(0, 61, __pyx_L3_error)
   __pyx_L6_skip:;
   goto __pyx_L4_argument_unpacking_done;
   __pyx_L3_error:;
@@ -3344,8 +3175,8 @@ PyObject *__pyx_args, PyObject *__pyx_kwds
   __Pyx_RefNannyFinishContext();
   return -1;
   __pyx_L4_argument_unpacking_done:;
-  if (unlikely(!__Pyx_ArgTypeTest(((PyObject *)__pyx_v_base), (&PyUnicode_Type), 1, "base", 1))) __PYX_ERR(0, 67, __pyx_L1_error)
-  if (unlikely(!__Pyx_ArgTypeTest(((PyObject *)__pyx_v_prefix), (&PyUnicode_Type), 1, "prefix", 1))) __PYX_ERR(0, 67, __pyx_L1_error)
+  if (unlikely(!__Pyx_ArgTypeTest(((PyObject *)__pyx_v_base), (&PyUnicode_Type), 1, "base", 1))) __PYX_ERR(0, 61, __pyx_L1_error)
+  if (unlikely(!__Pyx_ArgTypeTest(((PyObject *)__pyx_v_prefix), (&PyUnicode_Type), 1, "prefix", 1))) __PYX_ERR(0, 61, __pyx_L1_error)
   __pyx_r = __pyx_pf_6loader_6_plain_5Short___init__(((struct __pyx_obj_6loader_6_plain_Short *)__pyx_v_self), __pyx_v_base, __pyx_v_prefix, __pyx_v_default_ttl);
 
   /* function exit code */
@@ -3375,7 +3206,7 @@ static int __pyx_pf_6loader_6_plain_5Short___init__(struct __pyx_obj_6loader_6_p
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("__init__", 0);
 
-  /* "loader/_plain.pyx":70
+  /* "loader/_plain.pyx":64
  *         """base: what all keys begin with, its last slash included. prefix: what goes before a key in its gift.
  *         default_ttl: in seconds, of values that give none."""
  *         self.base = base.encode()             # <<<<<<<<<<<<<<
@@ -3384,16 +3215,16 @@ static int __pyx_pf_6loader_6_plain_5Short___init__(struct __pyx_obj_6loader_6_p
 */
   if (unlikely(__pyx_v_base == Py_None)) {
     PyErr_Format(PyExc_AttributeError, "\047NoneType\047 object has no attribute \047%.30s\047", "encode");
-    __PYX_ERR(0, 70, __pyx_L1_error)
+    __PYX_ERR(0, 64, __pyx_L1_error)
   }
-  __pyx_t_1 = PyUnicode_AsEncodedString(__pyx_v_base, NULL, NULL); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 70, __pyx_L1_error)
+  __pyx_t_1 = PyUnicode_AsEncodedString(__pyx_v_base, NULL, NULL); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 64, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
   __Pyx_GIVEREF(__pyx_t_1);
   __Pyx_GOTREF(__pyx_v_self->base);
   __Pyx_DECREF_SET(__pyx_v_self->base, ((PyObject*)__pyx_t_1));
   __pyx_t_1 = 0;
 
-  /* "loader/_plain.pyx":71
+  /* "loader/_plain.pyx":65
  *         default_ttl: in seconds, of values that give none."""
  *         self.base = base.encode()
  *         self.prefix = prefix             # <<<<<<<<<<<<<<
@@ -3405,7 +3236,7 @@ static int __pyx_pf_6loader_6_plain_5Short___init__(struct __pyx_obj_6loader_6_p
   __Pyx_GOTREF(__pyx_v_self->prefix);
   __Pyx_DECREF_SET(__pyx_v_self->prefix, __pyx_v_prefix);
 
-  /* "loader/_plain.pyx":72
+  /* "loader/_plain.pyx":66
  *         self.base = base.encode()
  *         self.prefix = prefix
  *         self.default_ttl = default_ttl             # <<<<<<<<<<<<<<
@@ -3414,7 +3245,7 @@ static int __pyx_pf_6loader_6_plain_5Short___init__(struct __pyx_obj_6loader_6_p
 */
   __pyx_v_self->default_ttl = __pyx_v_default_ttl;
 
-  /* "loader/_plain.pyx":73
+  /* "loader/_plain.pyx":67
  *         self.prefix = prefix
  *         self.default_ttl = default_ttl
  *         self.zone_text = b""             # <<<<<<<<<<<<<<
@@ -3426,7 +3257,7 @@ static int __pyx_pf_6loader_6_plain_5Short___init__(struct __pyx_obj_6loader_6_p
   __Pyx_GOTREF(__pyx_v_self->zone_text);
   __Pyx_DECREF_SET(__pyx_v_self->zone_text, __pyx_mstate_global->__pyx_kp_b_);
 
-  /* "loader/_plain.pyx":74
+  /* "loader/_plain.pyx":68
  *         self.default_ttl = default_ttl
  *         self.zone_text = b""
  *         self.zone = b""             # <<<<<<<<<<<<<<
@@ -3438,7 +3269,7 @@ static int __pyx_pf_6loader_6_plain_5Short___init__(struct __pyx_obj_6loader_6_p
   __Pyx_GOTREF(__pyx_v_self->zone);
   __Pyx_DECREF_SET(__pyx_v_self->zone, __pyx_mstate_global->__pyx_kp_b_);
 
-  /* "loader/_plain.pyx":67
+  /* "loader/_plain.pyx":61
  *     cdef bytes zone
  * 
  *     def __init__(self, str base, str prefix, long default_ttl):             # <<<<<<<<<<<<<<
@@ -3459,7 +3290,7 @@ static int __pyx_pf_6loader_6_plain_5Short___init__(struct __pyx_obj_6loader_6_p
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":76
+/* "loader/_plain.pyx":70
  *         self.zone = b""
  * 
  *     def gift(self, str key, bytes value, object revision):             # <<<<<<<<<<<<<<
@@ -3509,38 +3340,38 @@ PyObject *__pyx_args, PyObject *__pyx_kwds
   {
     PyObject ** const __pyx_pyargnames[] = {&__pyx_mstate_global->__pyx_n_u_key,&__pyx_mstate_global->__pyx_n_u_value,&__pyx_mstate_global->__pyx_n_u_revision,0};
     const Py_ssize_t __pyx_kwds_len = (__pyx_kwds) ? __Pyx_NumKwargs_FASTCALL(__pyx_kwds) : 0;
-    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 76, __pyx_L3_error)
+    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 70, __pyx_L3_error)
     if (__pyx_kwds_len > 0) {
       switch (__pyx_nargs) {
         case  3:
         values[2] = __Pyx_ArgRef_FASTCALL(__pyx_args, 2);
-        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[2])) __PYX_ERR(0, 76, __pyx_L3_error)
+        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[2])) __PYX_ERR(0, 70, __pyx_L3_error)
         CYTHON_FALLTHROUGH;
         case  2:
         values[1] = __Pyx_ArgRef_FASTCALL(__pyx_args, 1);
-        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[1])) __PYX_ERR(0, 76, __pyx_L3_error)
+        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[1])) __PYX_ERR(0, 70, __pyx_L3_error)
         CYTHON_FALLTHROUGH;
         case  1:
         values[0] = __Pyx_ArgRef_FASTCALL(__pyx_args, 0);
-        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 76, __pyx_L3_error)
+        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 70, __pyx_L3_error)
         CYTHON_FALLTHROUGH;
         case  0: break;
         default: goto __pyx_L5_argtuple_error;
       }
       const Py_ssize_t kwd_pos_args = __pyx_nargs;
-      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, kwd_pos_args, __pyx_kwds_len, "gift", 0) < (0)) __PYX_ERR(0, 76, __pyx_L3_error)
+      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, kwd_pos_args, __pyx_kwds_len, "gift", 0) < (0)) __PYX_ERR(0, 70, __pyx_L3_error)
       for (Py_ssize_t i = __pyx_nargs; i < 3; i++) {
-        if (unlikely(!values[i])) { __Pyx_RaiseArgtupleInvalid("gift", 1, 3, 3, i); __PYX_ERR(0, 76, __pyx_L3_error) }
+        if (unlikely(!values[i])) { __Pyx_RaiseArgtupleInvalid("gift", 1, 3, 3, i); __PYX_ERR(0, 70, __pyx_L3_error) }
       }
     } else if (unlikely(__pyx_nargs != 3)) {
       goto __pyx_L5_argtuple_error;
     } else {
       values[0] = __Pyx_ArgRef_FASTCALL(__pyx_args, 0);
-      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 76, __pyx_L3_error)
+      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 70, __pyx_L3_error)
       values[1] = __Pyx_ArgRef_FASTCALL(__pyx_args, 1);
-      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[1])) __PYX_ERR(0, 76, __pyx_L3_error)
+      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[1])) __PYX_ERR(0, 70, __pyx_L3_error)
       values[2] = __Pyx_ArgRef_FASTCALL(__pyx_args, 2);
-      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[2])) __PYX_ERR(0, 76, __pyx_L3_error)
+      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[2])) __PYX_ERR(0, 70, __pyx_L3_error)
     }
     __pyx_v_key = ((PyObject*)values[0]);
     __pyx_v_value = ((PyObject*)values[1]);
@@ -3548,7 +3379,7 @@ PyObject *__pyx_args, PyObject *__pyx_kwds
   }
   goto __pyx_L6_skip;
   __pyx_L5_argtuple_error:;
-  __Pyx_RaiseArgtupleInvalid("gift", 1, 3, 3, __pyx_nargs); __PYX_ERR(0, 76, __pyx_L3_error)
+  __Pyx_RaiseArgtupleInvalid("gift", 1, 3, 3, __pyx_nargs); __PYX_ERR(0, 70, __pyx_L3_error)
   __pyx_L6_skip:;
   goto __pyx_L4_argument_unpacking_done;
   __pyx_L3_error:;
@@ -3559,8 +3390,8 @@ PyObject *__pyx_args, PyObject *__pyx_kwds
   __Pyx_RefNannyFinishContext();
   return NULL;
   __pyx_L4_argument_unpacking_done:;
-  if (unlikely(!__Pyx_ArgTypeTest(((PyObject *)__pyx_v_key), (&PyUnicode_Type), 1, "key", 1))) __PYX_ERR(0, 76, __pyx_L1_error)
-  if (unlikely(!__Pyx_ArgTypeTest(((PyObject *)__pyx_v_value), (&PyBytes_Type), 1, "value", 1))) __PYX_ERR(0, 76, __pyx_L1_error)
+  if (unlikely(!__Pyx_ArgTypeTest(((PyObject *)__pyx_v_key), (&PyUnicode_Type), 1, "key", 1))) __PYX_ERR(0, 70, __pyx_L1_error)
+  if (unlikely(!__Pyx_ArgTypeTest(((PyObject *)__pyx_v_value), (&PyBytes_Type), 1, "value", 1))) __PYX_ERR(0, 70, __pyx_L1_error)
   __pyx_r = __pyx_pf_6loader_6_plain_5Short_2gift(((struct __pyx_obj_6loader_6_plain_Short *)__pyx_v_self), __pyx_v_key, __pyx_v_value, __pyx_v_revision);
 
   /* function exit code */
@@ -3607,17 +3438,17 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("gift", 0);
 
-  /* "loader/_plain.pyx":86
+  /* "loader/_plain.pyx":80
  *         cdef value_t found
  *         cdef int wanted, length
  *         if not key.isascii():             # <<<<<<<<<<<<<<
  *             return None
  *         text = PyUnicode_AsUTF8AndSize(key, &size)
 */
-  __pyx_t_1 = __Pyx_CallUnboundCMethod0(&__pyx_mstate_global->__pyx_umethod_PyUnicode_Type__isascii, __pyx_v_key); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 86, __pyx_L1_error)
+  __pyx_t_1 = __Pyx_CallUnboundCMethod0(&__pyx_mstate_global->__pyx_umethod_PyUnicode_Type__isascii, __pyx_v_key); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 80, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
-  if (!(likely(PyBool_Check(__pyx_t_1)) || __Pyx_RaiseUnexpectedTypeError("bool", __pyx_t_1))) __PYX_ERR(0, 86, __pyx_L1_error)
-  __pyx_t_2 = __Pyx_PyObject_IsTrue(__pyx_t_1); if (unlikely((__pyx_t_2 < 0))) __PYX_ERR(0, 86, __pyx_L1_error)
+  if (!(likely(PyBool_Check(__pyx_t_1)) || __Pyx_RaiseUnexpectedTypeError("bool", __pyx_t_1))) __PYX_ERR(0, 80, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_PyObject_IsTrue(__pyx_t_1); if (unlikely((__pyx_t_2 < 0))) __PYX_ERR(0, 80, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
   __pyx_t_3 = (!__pyx_t_2);
 
@@ -3625,7 +3456,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
   if (__pyx_t_3) {
 
 
-    /* "loader/_plain.pyx":87
+    /* "loader/_plain.pyx":81
  *         cdef int wanted, length
  *         if not key.isascii():
  *             return None             # <<<<<<<<<<<<<<
@@ -3642,7 +3473,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":86
+    /* "loader/_plain.pyx":80
  *         cdef value_t found
  *         cdef int wanted, length
  *         if not key.isascii():             # <<<<<<<<<<<<<<
@@ -3651,17 +3482,17 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   }
 
-  /* "loader/_plain.pyx":88
+  /* "loader/_plain.pyx":82
  *         if not key.isascii():
  *             return None
  *         text = PyUnicode_AsUTF8AndSize(key, &size)             # <<<<<<<<<<<<<<
  *         end = text + size
  *         if size <= PyBytes_GET_SIZE(self.base) or memcmp(text, PyBytes_AS_STRING(self.base), len(self.base)):
 */
-  __pyx_t_4 = PyUnicode_AsUTF8AndSize(__pyx_v_key, (&__pyx_v_size)); if (unlikely(__pyx_t_4 == ((void *)NULL))) __PYX_ERR(0, 88, __pyx_L1_error)
+  __pyx_t_4 = PyUnicode_AsUTF8AndSize(__pyx_v_key, (&__pyx_v_size)); if (unlikely(__pyx_t_4 == ((void *)NULL))) __PYX_ERR(0, 82, __pyx_L1_error)
   __pyx_v_text = __pyx_t_4;
 
-  /* "loader/_plain.pyx":89
+  /* "loader/_plain.pyx":83
  *             return None
  *         text = PyUnicode_AsUTF8AndSize(key, &size)
  *         end = text + size             # <<<<<<<<<<<<<<
@@ -3670,7 +3501,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   __pyx_v_end = (__pyx_v_text + __pyx_v_size);
 
-  /* "loader/_plain.pyx":90
+  /* "loader/_plain.pyx":84
  *         text = PyUnicode_AsUTF8AndSize(key, &size)
  *         end = text + size
  *         if size <= PyBytes_GET_SIZE(self.base) or memcmp(text, PyBytes_AS_STRING(self.base), len(self.base)):             # <<<<<<<<<<<<<<
@@ -3696,9 +3527,9 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
   __Pyx_INCREF(__pyx_t_5);
   if (unlikely(__pyx_t_5 == Py_None)) {
     PyErr_SetString(PyExc_TypeError, "object of type \047NoneType\047 has no len()");
-    __PYX_ERR(0, 90, __pyx_L1_error)
+    __PYX_ERR(0, 84, __pyx_L1_error)
   }
-  __pyx_t_6 = __Pyx_PyBytes_GET_SIZE(__pyx_t_5); if (unlikely(__pyx_t_6 == ((Py_ssize_t)-1))) __PYX_ERR(0, 90, __pyx_L1_error)
+  __pyx_t_6 = __Pyx_PyBytes_GET_SIZE(__pyx_t_5); if (unlikely(__pyx_t_6 == ((Py_ssize_t)-1))) __PYX_ERR(0, 84, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_5); __pyx_t_5 = 0;
   __pyx_t_2 = (memcmp(__pyx_v_text, PyBytes_AS_STRING(__pyx_t_1), __pyx_t_6) != 0);
 
@@ -3711,7 +3542,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
   if (__pyx_t_3) {
 
 
-    /* "loader/_plain.pyx":91
+    /* "loader/_plain.pyx":85
  *         end = text + size
  *         if size <= PyBytes_GET_SIZE(self.base) or memcmp(text, PyBytes_AS_STRING(self.base), len(self.base)):
  *             return None             # <<<<<<<<<<<<<<
@@ -3728,7 +3559,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":90
+    /* "loader/_plain.pyx":84
  *         text = PyUnicode_AsUTF8AndSize(key, &size)
  *         end = text + size
  *         if size <= PyBytes_GET_SIZE(self.base) or memcmp(text, PyBytes_AS_STRING(self.base), len(self.base)):             # <<<<<<<<<<<<<<
@@ -3737,7 +3568,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   }
 
-  /* "loader/_plain.pyx":92
+  /* "loader/_plain.pyx":86
  *         if size <= PyBytes_GET_SIZE(self.base) or memcmp(text, PyBytes_AS_STRING(self.base), len(self.base)):
  *             return None
  *         text += PyBytes_GET_SIZE(self.base)             # <<<<<<<<<<<<<<
@@ -3749,7 +3580,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
   __pyx_v_text = (__pyx_v_text + PyBytes_GET_SIZE(__pyx_t_1));
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-  /* "loader/_plain.pyx":93
+  /* "loader/_plain.pyx":87
  *             return None
  *         text += PyBytes_GET_SIZE(self.base)
  *         owner = <const char *>memchr(text, c"/", end - text)             # <<<<<<<<<<<<<<
@@ -3758,7 +3589,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   __pyx_v_owner = ((char const *)memchr(__pyx_v_text, '/', (__pyx_v_end - __pyx_v_text)));
 
-  /* "loader/_plain.pyx":94
+  /* "loader/_plain.pyx":88
  *         text += PyBytes_GET_SIZE(self.base)
  *         owner = <const char *>memchr(text, c"/", end - text)
  *         if owner == NULL:             # <<<<<<<<<<<<<<
@@ -3770,7 +3601,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
   if (__pyx_t_3) {
 
 
-    /* "loader/_plain.pyx":95
+    /* "loader/_plain.pyx":89
  *         owner = <const char *>memchr(text, c"/", end - text)
  *         if owner == NULL:
  *             return None             # <<<<<<<<<<<<<<
@@ -3787,7 +3618,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":94
+    /* "loader/_plain.pyx":88
  *         text += PyBytes_GET_SIZE(self.base)
  *         owner = <const char *>memchr(text, c"/", end - text)
  *         if owner == NULL:             # <<<<<<<<<<<<<<
@@ -3796,7 +3627,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   }
 
-  /* "loader/_plain.pyx":96
+  /* "loader/_plain.pyx":90
  *         if owner == NULL:
  *             return None
  *         zone_size = owner - text             # <<<<<<<<<<<<<<
@@ -3805,7 +3636,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   __pyx_v_zone_size = (__pyx_v_owner - __pyx_v_text);
 
-  /* "loader/_plain.pyx":97
+  /* "loader/_plain.pyx":91
  *             return None
  *         zone_size = owner - text
  *         owner += 1             # <<<<<<<<<<<<<<
@@ -3814,7 +3645,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   __pyx_v_owner = (__pyx_v_owner + 1);
 
-  /* "loader/_plain.pyx":98
+  /* "loader/_plain.pyx":92
  *         zone_size = owner - text
  *         owner += 1
  *         type_ = <const char *>memchr(owner, c"/", end - owner)             # <<<<<<<<<<<<<<
@@ -3823,7 +3654,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   __pyx_v_type_ = ((char const *)memchr(__pyx_v_owner, '/', (__pyx_v_end - __pyx_v_owner)));
 
-  /* "loader/_plain.pyx":99
+  /* "loader/_plain.pyx":93
  *         owner += 1
  *         type_ = <const char *>memchr(owner, c"/", end - owner)
  *         if type_ == NULL:             # <<<<<<<<<<<<<<
@@ -3835,7 +3666,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
   if (__pyx_t_3) {
 
 
-    /* "loader/_plain.pyx":100
+    /* "loader/_plain.pyx":94
  *         type_ = <const char *>memchr(owner, c"/", end - owner)
  *         if type_ == NULL:
  *             return None             # <<<<<<<<<<<<<<
@@ -3852,7 +3683,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":99
+    /* "loader/_plain.pyx":93
  *         owner += 1
  *         type_ = <const char *>memchr(owner, c"/", end - owner)
  *         if type_ == NULL:             # <<<<<<<<<<<<<<
@@ -3861,7 +3692,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   }
 
-  /* "loader/_plain.pyx":101
+  /* "loader/_plain.pyx":95
  *         if type_ == NULL:
  *             return None
  *         owner_size = type_ - owner             # <<<<<<<<<<<<<<
@@ -3870,7 +3701,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   __pyx_v_owner_size = (__pyx_v_type_ - __pyx_v_owner);
 
-  /* "loader/_plain.pyx":102
+  /* "loader/_plain.pyx":96
  *             return None
  *         owner_size = type_ - owner
  *         type_ += 1             # <<<<<<<<<<<<<<
@@ -3879,7 +3710,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   __pyx_v_type_ = (__pyx_v_type_ + 1);
 
-  /* "loader/_plain.pyx":103
+  /* "loader/_plain.pyx":97
  *         owner_size = type_ - owner
  *         type_ += 1
  *         wanted = type_of(type_, end - type_)             # <<<<<<<<<<<<<<
@@ -3888,7 +3719,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   __pyx_v_wanted = __pyx_f_6loader_6_plain_type_of(__pyx_v_type_, (__pyx_v_end - __pyx_v_type_));
 
-  /* "loader/_plain.pyx":104
+  /* "loader/_plain.pyx":98
  *         type_ += 1
  *         wanted = type_of(type_, end - type_)
  *         if wanted < 0 or not self.know_zone(text, zone_size):             # <<<<<<<<<<<<<<
@@ -3905,7 +3736,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 
     goto __pyx_L10_bool_binop_done;
   }
-  __pyx_t_2 = ((struct __pyx_vtabstruct_6loader_6_plain_Short *)__pyx_v_self->__pyx_vtab)->know_zone(__pyx_v_self, __pyx_v_text, __pyx_v_zone_size); if (unlikely(__pyx_t_2 == ((int)-1))) __PYX_ERR(0, 104, __pyx_L1_error)
+  __pyx_t_2 = ((struct __pyx_vtabstruct_6loader_6_plain_Short *)__pyx_v_self->__pyx_vtab)->know_zone(__pyx_v_self, __pyx_v_text, __pyx_v_zone_size); if (unlikely(__pyx_t_2 == ((int)-1))) __PYX_ERR(0, 98, __pyx_L1_error)
   __pyx_t_7 = (!__pyx_t_2);
 
 
@@ -3916,7 +3747,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
   if (__pyx_t_3) {
 
 
-    /* "loader/_plain.pyx":105
+    /* "loader/_plain.pyx":99
  *         wanted = type_of(type_, end - type_)
  *         if wanted < 0 or not self.know_zone(text, zone_size):
  *             return None             # <<<<<<<<<<<<<<
@@ -3933,7 +3764,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":104
+    /* "loader/_plain.pyx":98
  *         type_ += 1
  *         wanted = type_of(type_, end - type_)
  *         if wanted < 0 or not self.know_zone(text, zone_size):             # <<<<<<<<<<<<<<
@@ -3942,7 +3773,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   }
 
-  /* "loader/_plain.pyx":106
+  /* "loader/_plain.pyx":100
  *         if wanted < 0 or not self.know_zone(text, zone_size):
  *             return None
  *         length = read_owner(owner, owner_size, self.zone, name)             # <<<<<<<<<<<<<<
@@ -3954,7 +3785,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
   __pyx_v_length = __pyx_f_6loader_6_plain_read_owner(__pyx_v_owner, __pyx_v_owner_size, ((PyObject*)__pyx_t_1), __pyx_v_name);
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-  /* "loader/_plain.pyx":107
+  /* "loader/_plain.pyx":101
  *             return None
  *         length = read_owner(owner, owner_size, self.zone, name)
  *         if length == 0 or not read_value(value, wanted, &found):             # <<<<<<<<<<<<<<
@@ -3980,7 +3811,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
   if (__pyx_t_3) {
 
 
-    /* "loader/_plain.pyx":108
+    /* "loader/_plain.pyx":102
  *         length = read_owner(owner, owner_size, self.zone, name)
  *         if length == 0 or not read_value(value, wanted, &found):
  *             return None             # <<<<<<<<<<<<<<
@@ -3997,7 +3828,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":107
+    /* "loader/_plain.pyx":101
  *             return None
  *         length = read_owner(owner, owner_size, self.zone, name)
  *         if length == 0 or not read_value(value, wanted, &found):             # <<<<<<<<<<<<<<
@@ -4006,23 +3837,23 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
 */
   }
 
-  /* "loader/_plain.pyx":109
+  /* "loader/_plain.pyx":103
  *         if length == 0 or not read_value(value, wanted, &found):
  *             return None
  *         return PyBytes_FromStringAndSize(<char *>name, length), self.made(key, revision, &found)             # <<<<<<<<<<<<<<
  * 
  *     cdef bint know_zone(self, const char *text, Py_ssize_t size) except -1:
 */
-  __pyx_t_1 = PyBytes_FromStringAndSize(((char *)__pyx_v_name), __pyx_v_length); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 109, __pyx_L1_error)
+  __pyx_t_1 = PyBytes_FromStringAndSize(((char *)__pyx_v_name), __pyx_v_length); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 103, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
-  __pyx_t_5 = ((struct __pyx_vtabstruct_6loader_6_plain_Short *)__pyx_v_self->__pyx_vtab)->made(__pyx_v_self, __pyx_v_key, __pyx_v_revision, (&__pyx_v_found)); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 109, __pyx_L1_error)
+  __pyx_t_5 = ((struct __pyx_vtabstruct_6loader_6_plain_Short *)__pyx_v_self->__pyx_vtab)->made(__pyx_v_self, __pyx_v_key, __pyx_v_revision, (&__pyx_v_found)); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 103, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_5);
-  __pyx_t_8 = PyTuple_New(2); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 109, __pyx_L1_error)
+  __pyx_t_8 = PyTuple_New(2); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 103, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_8);
   __Pyx_GIVEREF(__pyx_t_1);
-  if (__Pyx_PyTuple_SET_ITEM(__pyx_t_8, 0, __pyx_t_1) != (0)) __PYX_ERR(0, 109, __pyx_L1_error);
+  if (__Pyx_PyTuple_SET_ITEM(__pyx_t_8, 0, __pyx_t_1) != (0)) __PYX_ERR(0, 103, __pyx_L1_error);
   __Pyx_GIVEREF(__pyx_t_5);
-  if (__Pyx_PyTuple_SET_ITEM(__pyx_t_8, 1, __pyx_t_5) != (0)) __PYX_ERR(0, 109, __pyx_L1_error);
+  if (__Pyx_PyTuple_SET_ITEM(__pyx_t_8, 1, __pyx_t_5) != (0)) __PYX_ERR(0, 103, __pyx_L1_error);
   __pyx_t_1 = 0;
   __pyx_t_5 = 0;
   {
@@ -4036,7 +3867,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
   __pyx_t_8 = 0;
   goto __pyx_L0;
 
-  /* "loader/_plain.pyx":76
+  /* "loader/_plain.pyx":70
  *         self.zone = b""
  * 
  *     def gift(self, str key, bytes value, object revision):             # <<<<<<<<<<<<<<
@@ -4068,7 +3899,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_2gift(struct __pyx_obj_6loader_
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":111
+/* "loader/_plain.pyx":105
  *         return PyBytes_FromStringAndSize(<char *>name, length), self.made(key, revision, &found)
  * 
  *     cdef bint know_zone(self, const char *text, Py_ssize_t size) except -1:             # <<<<<<<<<<<<<<
@@ -4097,7 +3928,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("know_zone", 0);
 
-  /* "loader/_plain.pyx":114
+  /* "loader/_plain.pyx":108
  *         """Whether the text is a zone's name; `zone` is it then. Most keys follow another of the same zone."""
  *         cdef bytes raw
  *         if PyBytes_GET_SIZE(self.zone_text) == size and memcmp(PyBytes_AS_STRING(self.zone_text), text, size) == 0:             # <<<<<<<<<<<<<<
@@ -4129,7 +3960,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":115
+    /* "loader/_plain.pyx":109
  *         cdef bytes raw
  *         if PyBytes_GET_SIZE(self.zone_text) == size and memcmp(PyBytes_AS_STRING(self.zone_text), text, size) == 0:
  *             return size > 0             # <<<<<<<<<<<<<<
@@ -4142,7 +3973,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":114
+    /* "loader/_plain.pyx":108
  *         """Whether the text is a zone's name; `zone` is it then. Most keys follow another of the same zone."""
  *         cdef bytes raw
  *         if PyBytes_GET_SIZE(self.zone_text) == size and memcmp(PyBytes_AS_STRING(self.zone_text), text, size) == 0:             # <<<<<<<<<<<<<<
@@ -4151,26 +3982,26 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
 */
   }
 
-  /* "loader/_plain.pyx":116
+  /* "loader/_plain.pyx":110
  *         if PyBytes_GET_SIZE(self.zone_text) == size and memcmp(PyBytes_AS_STRING(self.zone_text), text, size) == 0:
  *             return size > 0
  *         raw = text[:size]             # <<<<<<<<<<<<<<
  *         if raw == b"@" or raw == b"":
  *             return False
 */
-  __pyx_t_2 = __Pyx_PyBytes_FromStringAndSize(__pyx_v_text + 0, __pyx_v_size - 0); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 116, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_PyBytes_FromStringAndSize(__pyx_v_text + 0, __pyx_v_size - 0); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 110, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
   __pyx_v_raw = ((PyObject*)__pyx_t_2);
   __pyx_t_2 = 0;
 
-  /* "loader/_plain.pyx":117
+  /* "loader/_plain.pyx":111
  *             return size > 0
  *         raw = text[:size]
  *         if raw == b"@" or raw == b"":             # <<<<<<<<<<<<<<
  *             return False
  *         try:
 */
-  __pyx_t_3 = __Pyx_PyObject_CompareBoolEq_bytes_bytes(__pyx_v_raw, __pyx_mstate_global->__pyx_kp_b__3, Py_EQ); if (unlikely((__pyx_t_3 < 0))) __PYX_ERR(0, 117, __pyx_L1_error)
+  __pyx_t_3 = __Pyx_PyObject_CompareBoolEq_bytes_bytes(__pyx_v_raw, __pyx_mstate_global->__pyx_kp_b__3, Py_EQ); if (unlikely((__pyx_t_3 < 0))) __PYX_ERR(0, 111, __pyx_L1_error)
   if (!__pyx_t_3) {
 
   } else {
@@ -4179,7 +4010,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
 
     goto __pyx_L7_bool_binop_done;
   }
-  __pyx_t_3 = __Pyx_PyObject_CompareBoolEq_bytes_bytes(__pyx_v_raw, __pyx_mstate_global->__pyx_kp_b_, Py_EQ); if (unlikely((__pyx_t_3 < 0))) __PYX_ERR(0, 117, __pyx_L1_error)
+  __pyx_t_3 = __Pyx_PyObject_CompareBoolEq_bytes_bytes(__pyx_v_raw, __pyx_mstate_global->__pyx_kp_b_, Py_EQ); if (unlikely((__pyx_t_3 < 0))) __PYX_ERR(0, 111, __pyx_L1_error)
 
   __pyx_t_1 = __pyx_t_3;
 
@@ -4187,7 +4018,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":118
+    /* "loader/_plain.pyx":112
  *         raw = text[:size]
  *         if raw == b"@" or raw == b"":
  *             return False             # <<<<<<<<<<<<<<
@@ -4200,7 +4031,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":117
+    /* "loader/_plain.pyx":111
  *             return size > 0
  *         raw = text[:size]
  *         if raw == b"@" or raw == b"":             # <<<<<<<<<<<<<<
@@ -4209,7 +4040,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
 */
   }
 
-  /* "loader/_plain.pyx":119
+  /* "loader/_plain.pyx":113
  *         if raw == b"@" or raw == b"":
  *             return False
  *         try:             # <<<<<<<<<<<<<<
@@ -4225,7 +4056,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
     __Pyx_XGOTREF(__pyx_t_6);
     /*try:*/ {
 
-      /* "loader/_plain.pyx":120
+      /* "loader/_plain.pyx":114
  *             return False
  *         try:
  *             self.zone = names.from_text(raw.decode())             # <<<<<<<<<<<<<<
@@ -4233,12 +4064,12 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
  *             return False
 */
       __pyx_t_7 = NULL;
-      __Pyx_GetModuleGlobalName(__pyx_t_8, __pyx_mstate_global->__pyx_n_u_names); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 120, __pyx_L9_error)
+      __Pyx_GetModuleGlobalName(__pyx_t_8, __pyx_mstate_global->__pyx_n_u_names); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 114, __pyx_L9_error)
       __Pyx_GOTREF(__pyx_t_8);
-      __pyx_t_9 = __Pyx_PyObject_GetAttrStr(__pyx_t_8, __pyx_mstate_global->__pyx_n_u_from_text); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 120, __pyx_L9_error)
+      __pyx_t_9 = __Pyx_PyObject_GetAttrStr(__pyx_t_8, __pyx_mstate_global->__pyx_n_u_from_text); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 114, __pyx_L9_error)
       __Pyx_GOTREF(__pyx_t_9);
       __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
-      __pyx_t_8 = __Pyx_decode_bytes(__pyx_v_raw, 0, PY_SSIZE_T_MAX, NULL, NULL, NULL); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 120, __pyx_L9_error)
+      __pyx_t_8 = __Pyx_decode_bytes(__pyx_v_raw, 0, PY_SSIZE_T_MAX, NULL, NULL, NULL); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 114, __pyx_L9_error)
       __Pyx_GOTREF(__pyx_t_8);
       __pyx_t_10 = 1;
       #if CYTHON_UNPACK_METHODS
@@ -4258,16 +4089,16 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
         __Pyx_XDECREF(__pyx_t_7); __pyx_t_7 = 0;
         __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
         __Pyx_DECREF(__pyx_t_9); __pyx_t_9 = 0;
-        if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 120, __pyx_L9_error)
+        if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 114, __pyx_L9_error)
         __Pyx_GOTREF(__pyx_t_2);
       }
-      if (!(likely(PyBytes_CheckExact(__pyx_t_2))||((__pyx_t_2) == Py_None) || __Pyx_RaiseUnexpectedTypeError("bytes", __pyx_t_2))) __PYX_ERR(0, 120, __pyx_L9_error)
+      if (!(likely(PyBytes_CheckExact(__pyx_t_2))||((__pyx_t_2) == Py_None) || __Pyx_RaiseUnexpectedTypeError("bytes", __pyx_t_2))) __PYX_ERR(0, 114, __pyx_L9_error)
       __Pyx_GIVEREF(__pyx_t_2);
       __Pyx_GOTREF(__pyx_v_self->zone);
       __Pyx_DECREF_SET(__pyx_v_self->zone, ((PyObject*)__pyx_t_2));
       __pyx_t_2 = 0;
 
-      /* "loader/_plain.pyx":119
+      /* "loader/_plain.pyx":113
  *         if raw == b"@" or raw == b"":
  *             return False
  *         try:             # <<<<<<<<<<<<<<
@@ -4285,7 +4116,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
     __Pyx_XDECREF(__pyx_t_8); __pyx_t_8 = 0;
     __Pyx_XDECREF(__pyx_t_9); __pyx_t_9 = 0;
 
-    /* "loader/_plain.pyx":121
+    /* "loader/_plain.pyx":115
  *         try:
  *             self.zone = names.from_text(raw.decode())
  *         except names.BadName:             # <<<<<<<<<<<<<<
@@ -4293,9 +4124,9 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
  *         self.zone_text = raw
 */
     __Pyx_ErrFetch(&__pyx_t_2, &__pyx_t_9, &__pyx_t_8);
-    __Pyx_GetModuleGlobalName(__pyx_t_7, __pyx_mstate_global->__pyx_n_u_names); if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 121, __pyx_L11_except_error)
+    __Pyx_GetModuleGlobalName(__pyx_t_7, __pyx_mstate_global->__pyx_n_u_names); if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 115, __pyx_L11_except_error)
     __Pyx_GOTREF(__pyx_t_7);
-    __pyx_t_11 = __Pyx_PyObject_GetAttrStr(__pyx_t_7, __pyx_mstate_global->__pyx_n_u_BadName); if (unlikely(!__pyx_t_11)) __PYX_ERR(0, 121, __pyx_L11_except_error)
+    __pyx_t_11 = __Pyx_PyObject_GetAttrStr(__pyx_t_7, __pyx_mstate_global->__pyx_n_u_BadName); if (unlikely(!__pyx_t_11)) __PYX_ERR(0, 115, __pyx_L11_except_error)
     __Pyx_GOTREF(__pyx_t_11);
     __Pyx_DECREF(__pyx_t_7); __pyx_t_7 = 0;
     __pyx_t_12 = __Pyx_PyErr_GivenExceptionMatches(__pyx_t_2, __pyx_t_11);
@@ -4305,7 +4136,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
     if (__pyx_t_12) {
       __Pyx_ErrRestore(0,0,0);
 
-      /* "loader/_plain.pyx":122
+      /* "loader/_plain.pyx":116
  *             self.zone = names.from_text(raw.decode())
  *         except names.BadName:
  *             return False             # <<<<<<<<<<<<<<
@@ -4320,7 +4151,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
     }
     goto __pyx_L11_except_error;
 
-    /* "loader/_plain.pyx":119
+    /* "loader/_plain.pyx":113
  *         if raw == b"@" or raw == b"":
  *             return False
  *         try:             # <<<<<<<<<<<<<<
@@ -4342,7 +4173,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
     __pyx_L14_try_end:;
   }
 
-  /* "loader/_plain.pyx":123
+  /* "loader/_plain.pyx":117
  *         except names.BadName:
  *             return False
  *         self.zone_text = raw             # <<<<<<<<<<<<<<
@@ -4354,7 +4185,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
   __Pyx_GOTREF(__pyx_v_self->zone_text);
   __Pyx_DECREF_SET(__pyx_v_self->zone_text, __pyx_v_raw);
 
-  /* "loader/_plain.pyx":124
+  /* "loader/_plain.pyx":118
  *             return False
  *         self.zone_text = raw
  *         return True             # <<<<<<<<<<<<<<
@@ -4367,7 +4198,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
   }
   goto __pyx_L0;
 
-  /* "loader/_plain.pyx":111
+  /* "loader/_plain.pyx":105
  *         return PyBytes_FromStringAndSize(<char *>name, length), self.made(key, revision, &found)
  * 
  *     cdef bint know_zone(self, const char *text, Py_ssize_t size) except -1:             # <<<<<<<<<<<<<<
@@ -4391,7 +4222,7 @@ static int __pyx_f_6loader_6_plain_5Short_know_zone(struct __pyx_obj_6loader_6_p
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":126
+/* "loader/_plain.pyx":120
  *         return True
  * 
  *     cdef tuple made(self, str key, object revision, value_t *found):             # <<<<<<<<<<<<<<
@@ -4417,19 +4248,19 @@ static PyObject *__pyx_f_6loader_6_plain_5Short_made(struct __pyx_obj_6loader_6_
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("made", 0);
 
-  /* "loader/_plain.pyx":127
+  /* "loader/_plain.pyx":121
  * 
  *     cdef tuple made(self, str key, object revision, value_t *found):
  *         cdef tuple gift = PyTuple_New(3 + 3 * found.count)             # <<<<<<<<<<<<<<
  *         cdef object ttl = shared_ttl(self.default_ttl if found.ttl == NONE_GIVEN else found.ttl)
  *         cdef int i
 */
-  __pyx_t_1 = PyTuple_New((3 + (3 * __pyx_v_found->count))); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 127, __pyx_L1_error)
+  __pyx_t_1 = PyTuple_New((3 + (3 * __pyx_v_found->count))); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 121, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
   __pyx_v_gift = ((PyObject*)__pyx_t_1);
   __pyx_t_1 = 0;
 
-  /* "loader/_plain.pyx":128
+  /* "loader/_plain.pyx":122
  *     cdef tuple made(self, str key, object revision, value_t *found):
  *         cdef tuple gift = PyTuple_New(3 + 3 * found.count)
  *         cdef object ttl = shared_ttl(self.default_ttl if found.ttl == NONE_GIVEN else found.ttl)             # <<<<<<<<<<<<<<
@@ -4446,13 +4277,13 @@ static PyObject *__pyx_f_6loader_6_plain_5Short_made(struct __pyx_obj_6loader_6_
     __pyx_t_2 = __pyx_v_found->ttl;
   }
 
-  __pyx_t_1 = __pyx_f_6loader_6_plain_shared_ttl(__pyx_t_2); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 128, __pyx_L1_error)
+  __pyx_t_1 = __pyx_f_6loader_6_plain_shared_ttl(__pyx_t_2); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 122, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
 
   __pyx_v_ttl = __pyx_t_1;
   __pyx_t_1 = 0;
 
-  /* "loader/_plain.pyx":130
+  /* "loader/_plain.pyx":124
  *         cdef object ttl = shared_ttl(self.default_ttl if found.ttl == NONE_GIVEN else found.ttl)
  *         cdef int i
  *         put(gift, 0, self.prefix + key if self.prefix else key)             # <<<<<<<<<<<<<<
@@ -4463,12 +4294,12 @@ static PyObject *__pyx_f_6loader_6_plain_5Short_made(struct __pyx_obj_6loader_6_
   else
   {
     Py_ssize_t __pyx_temp = __Pyx_PyUnicode_IS_TRUE(__pyx_v_self->prefix);
-    if (unlikely(((!CYTHON_ASSUME_SAFE_SIZE) && __pyx_temp < 0))) __PYX_ERR(0, 130, __pyx_L1_error)
+    if (unlikely(((!CYTHON_ASSUME_SAFE_SIZE) && __pyx_temp < 0))) __PYX_ERR(0, 124, __pyx_L1_error)
     __pyx_t_3 = (__pyx_temp != 0);
   }
 
   if (__pyx_t_3) {
-    __pyx_t_4 = __Pyx_PyUnicode_ConcatSafe(__pyx_v_self->prefix, __pyx_v_key); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 130, __pyx_L1_error)
+    __pyx_t_4 = __Pyx_PyUnicode_ConcatSafe(__pyx_v_self->prefix, __pyx_v_key); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 124, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_4);
     __pyx_t_1 = __pyx_t_4;
     __pyx_t_4 = 0;
@@ -4477,19 +4308,19 @@ static PyObject *__pyx_f_6loader_6_plain_5Short_made(struct __pyx_obj_6loader_6_
     __pyx_t_1 = __pyx_v_key;
   }
 
-  __pyx_f_6loader_6_plain_put(__pyx_v_gift, 0, __pyx_t_1); if (unlikely(PyErr_Occurred())) __PYX_ERR(0, 130, __pyx_L1_error)
+  __pyx_f_6loader_6_plain_put(__pyx_v_gift, 0, __pyx_t_1); if (unlikely(PyErr_Occurred())) __PYX_ERR(0, 124, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-  /* "loader/_plain.pyx":131
+  /* "loader/_plain.pyx":125
  *         cdef int i
  *         put(gift, 0, self.prefix + key if self.prefix else key)
  *         put(gift, 1, revision)             # <<<<<<<<<<<<<<
  *         put(gift, 2, self.zone)
  *         for i in range(found.count):
 */
-  __pyx_f_6loader_6_plain_put(__pyx_v_gift, 1, __pyx_v_revision); if (unlikely(PyErr_Occurred())) __PYX_ERR(0, 131, __pyx_L1_error)
+  __pyx_f_6loader_6_plain_put(__pyx_v_gift, 1, __pyx_v_revision); if (unlikely(PyErr_Occurred())) __PYX_ERR(0, 125, __pyx_L1_error)
 
-  /* "loader/_plain.pyx":132
+  /* "loader/_plain.pyx":126
  *         put(gift, 0, self.prefix + key if self.prefix else key)
  *         put(gift, 1, revision)
  *         put(gift, 2, self.zone)             # <<<<<<<<<<<<<<
@@ -4498,10 +4329,10 @@ static PyObject *__pyx_f_6loader_6_plain_5Short_made(struct __pyx_obj_6loader_6_
 */
   __pyx_t_1 = __pyx_v_self->zone;
   __Pyx_INCREF(__pyx_t_1);
-  __pyx_f_6loader_6_plain_put(__pyx_v_gift, 2, __pyx_t_1); if (unlikely(PyErr_Occurred())) __PYX_ERR(0, 132, __pyx_L1_error)
+  __pyx_f_6loader_6_plain_put(__pyx_v_gift, 2, __pyx_t_1); if (unlikely(PyErr_Occurred())) __PYX_ERR(0, 126, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-  /* "loader/_plain.pyx":133
+  /* "loader/_plain.pyx":127
  *         put(gift, 1, revision)
  *         put(gift, 2, self.zone)
  *         for i in range(found.count):             # <<<<<<<<<<<<<<
@@ -4515,7 +4346,7 @@ static PyObject *__pyx_f_6loader_6_plain_5Short_made(struct __pyx_obj_6loader_6_
   for (__pyx_t_7 = 0; __pyx_t_7 < __pyx_t_6; __pyx_t_7+=1) {
     __pyx_v_i = __pyx_t_7;
 
-    /* "loader/_plain.pyx":134
+    /* "loader/_plain.pyx":128
  *         put(gift, 2, self.zone)
  *         for i in range(found.count):
  *             put(gift, 3 + 3 * i, _A if found.addresses[i].size == 4 else _AAAA)             # <<<<<<<<<<<<<<
@@ -4532,33 +4363,33 @@ static PyObject *__pyx_f_6loader_6_plain_5Short_made(struct __pyx_obj_6loader_6_
       __pyx_t_1 = __pyx_v_6loader_6_plain__AAAA;
     }
 
-    __pyx_f_6loader_6_plain_put(__pyx_v_gift, (3 + (3 * __pyx_v_i)), __pyx_t_1); if (unlikely(PyErr_Occurred())) __PYX_ERR(0, 134, __pyx_L1_error)
+    __pyx_f_6loader_6_plain_put(__pyx_v_gift, (3 + (3 * __pyx_v_i)), __pyx_t_1); if (unlikely(PyErr_Occurred())) __PYX_ERR(0, 128, __pyx_L1_error)
     __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-    /* "loader/_plain.pyx":135
+    /* "loader/_plain.pyx":129
  *         for i in range(found.count):
  *             put(gift, 3 + 3 * i, _A if found.addresses[i].size == 4 else _AAAA)
  *             put(gift, 4 + 3 * i, ttl)             # <<<<<<<<<<<<<<
  *             put(gift, 5 + 3 * i, PyBytes_FromStringAndSize(
  *                 <char *>found.addresses[i].octets, found.addresses[i].size
 */
-    __pyx_f_6loader_6_plain_put(__pyx_v_gift, (4 + (3 * __pyx_v_i)), __pyx_v_ttl); if (unlikely(PyErr_Occurred())) __PYX_ERR(0, 135, __pyx_L1_error)
+    __pyx_f_6loader_6_plain_put(__pyx_v_gift, (4 + (3 * __pyx_v_i)), __pyx_v_ttl); if (unlikely(PyErr_Occurred())) __PYX_ERR(0, 129, __pyx_L1_error)
 
-    /* "loader/_plain.pyx":136
+    /* "loader/_plain.pyx":130
  *             put(gift, 3 + 3 * i, _A if found.addresses[i].size == 4 else _AAAA)
  *             put(gift, 4 + 3 * i, ttl)
  *             put(gift, 5 + 3 * i, PyBytes_FromStringAndSize(             # <<<<<<<<<<<<<<
  *                 <char *>found.addresses[i].octets, found.addresses[i].size
  *             ))
 */
-    __pyx_t_1 = PyBytes_FromStringAndSize(((char *)(__pyx_v_found->addresses[__pyx_v_i]).octets), (__pyx_v_found->addresses[__pyx_v_i]).size); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 136, __pyx_L1_error)
+    __pyx_t_1 = PyBytes_FromStringAndSize(((char *)(__pyx_v_found->addresses[__pyx_v_i]).octets), (__pyx_v_found->addresses[__pyx_v_i]).size); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 130, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_1);
-    __pyx_f_6loader_6_plain_put(__pyx_v_gift, (5 + (3 * __pyx_v_i)), __pyx_t_1); if (unlikely(PyErr_Occurred())) __PYX_ERR(0, 136, __pyx_L1_error)
+    __pyx_f_6loader_6_plain_put(__pyx_v_gift, (5 + (3 * __pyx_v_i)), __pyx_t_1); if (unlikely(PyErr_Occurred())) __PYX_ERR(0, 130, __pyx_L1_error)
     __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
   }
 
 
-  /* "loader/_plain.pyx":139
+  /* "loader/_plain.pyx":133
  *                 <char *>found.addresses[i].octets, found.addresses[i].size
  *             ))
  *         return gift             # <<<<<<<<<<<<<<
@@ -4576,7 +4407,7 @@ static PyObject *__pyx_f_6loader_6_plain_5Short_made(struct __pyx_obj_6loader_6_
   }
   goto __pyx_L0;
 
-  /* "loader/_plain.pyx":126
+  /* "loader/_plain.pyx":120
  *         return True
  * 
  *     cdef tuple made(self, str key, object revision, value_t *found):             # <<<<<<<<<<<<<<
@@ -5108,7 +4939,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_6__setstate_cython__(struct __p
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":142
+/* "loader/_plain.pyx":136
  * 
  * 
  * cdef void put(tuple gift, Py_ssize_t at, object item):             # <<<<<<<<<<<<<<
@@ -5118,7 +4949,7 @@ static PyObject *__pyx_pf_6loader_6_plain_5Short_6__setstate_cython__(struct __p
 
 static void __pyx_f_6loader_6_plain_put(PyObject *__pyx_v_gift, Py_ssize_t __pyx_v_at, PyObject *__pyx_v_item) {
 
-  /* "loader/_plain.pyx":143
+  /* "loader/_plain.pyx":137
  * 
  * cdef void put(tuple gift, Py_ssize_t at, object item):
  *     Py_INCREF(item)                 # the tuple's: it takes the reference over             # <<<<<<<<<<<<<<
@@ -5127,7 +4958,7 @@ static void __pyx_f_6loader_6_plain_put(PyObject *__pyx_v_gift, Py_ssize_t __pyx
 */
   Py_INCREF(__pyx_v_item);
 
-  /* "loader/_plain.pyx":144
+  /* "loader/_plain.pyx":138
  * cdef void put(tuple gift, Py_ssize_t at, object item):
  *     Py_INCREF(item)                 # the tuple's: it takes the reference over
  *     PyTuple_SET_ITEM(gift, at, item)             # <<<<<<<<<<<<<<
@@ -5136,7 +4967,7 @@ static void __pyx_f_6loader_6_plain_put(PyObject *__pyx_v_gift, Py_ssize_t __pyx
 */
   PyTuple_SET_ITEM(__pyx_v_gift, __pyx_v_at, __pyx_v_item);
 
-  /* "loader/_plain.pyx":142
+  /* "loader/_plain.pyx":136
  * 
  * 
  * cdef void put(tuple gift, Py_ssize_t at, object item):             # <<<<<<<<<<<<<<
@@ -5148,7 +4979,7 @@ static void __pyx_f_6loader_6_plain_put(PyObject *__pyx_v_gift, Py_ssize_t __pyx
 
 }
 
-/* "loader/_plain.pyx":147
+/* "loader/_plain.pyx":141
  * 
  * 
  * cdef object shared_ttl(long ttl):             # <<<<<<<<<<<<<<
@@ -5169,19 +5000,19 @@ static PyObject *__pyx_f_6loader_6_plain_shared_ttl(long __pyx_v_ttl) {
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("shared_ttl", 0);
 
-  /* "loader/_plain.pyx":148
+  /* "loader/_plain.pyx":142
  * 
  * cdef object shared_ttl(long ttl):
  *     cdef object made = ttl             # <<<<<<<<<<<<<<
  *     return _TTLS.setdefault(made, made) if len(_TTLS) < 1000 else _TTLS.get(made, made)
  * 
 */
-  __pyx_t_1 = __Pyx_PyLong_From_long(__pyx_v_ttl); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 148, __pyx_L1_error)
+  __pyx_t_1 = __Pyx_PyLong_From_long(__pyx_v_ttl); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 142, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
   __pyx_v_made = __pyx_t_1;
   __pyx_t_1 = 0;
 
-  /* "loader/_plain.pyx":149
+  /* "loader/_plain.pyx":143
  * cdef object shared_ttl(long ttl):
  *     cdef object made = ttl
  *     return _TTLS.setdefault(made, made) if len(_TTLS) < 1000 else _TTLS.get(made, made)             # <<<<<<<<<<<<<<
@@ -5192,9 +5023,9 @@ static PyObject *__pyx_f_6loader_6_plain_shared_ttl(long __pyx_v_ttl) {
   __Pyx_INCREF(__pyx_t_2);
   if (unlikely(__pyx_t_2 == Py_None)) {
     PyErr_SetString(PyExc_TypeError, "object of type \047NoneType\047 has no len()");
-    __PYX_ERR(0, 149, __pyx_L1_error)
+    __PYX_ERR(0, 143, __pyx_L1_error)
   }
-  __pyx_t_3 = PyDict_Size(__pyx_t_2); if (unlikely(__pyx_t_3 == ((Py_ssize_t)-1))) __PYX_ERR(0, 149, __pyx_L1_error)
+  __pyx_t_3 = PyDict_Size(__pyx_t_2); if (unlikely(__pyx_t_3 == ((Py_ssize_t)-1))) __PYX_ERR(0, 143, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
   __pyx_t_4 = (__pyx_t_3 < 0x3E8);
 
@@ -5202,18 +5033,18 @@ static PyObject *__pyx_f_6loader_6_plain_shared_ttl(long __pyx_v_ttl) {
   if (__pyx_t_4) {
     if (unlikely(__pyx_v_6loader_6_plain__TTLS == Py_None)) {
       PyErr_Format(PyExc_AttributeError, "\047NoneType\047 object has no attribute \047%.30s\047", "setdefault");
-      __PYX_ERR(0, 149, __pyx_L1_error)
+      __PYX_ERR(0, 143, __pyx_L1_error)
     }
-    __pyx_t_2 = __Pyx_PyDict_SetDefault(__pyx_v_6loader_6_plain__TTLS, __pyx_v_made, __pyx_v_made); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 149, __pyx_L1_error)
+    __pyx_t_2 = __Pyx_PyDict_SetDefault(__pyx_v_6loader_6_plain__TTLS, __pyx_v_made, __pyx_v_made); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 143, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_2);
     __pyx_t_1 = __pyx_t_2;
     __pyx_t_2 = 0;
   } else {
     if (unlikely(__pyx_v_6loader_6_plain__TTLS == Py_None)) {
       PyErr_Format(PyExc_AttributeError, "\047NoneType\047 object has no attribute \047%.30s\047", "get");
-      __PYX_ERR(0, 149, __pyx_L1_error)
+      __PYX_ERR(0, 143, __pyx_L1_error)
     }
-    __pyx_t_2 = __Pyx_PyDict_GetItemDefault(__pyx_v_6loader_6_plain__TTLS, __pyx_v_made, __pyx_v_made); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 149, __pyx_L1_error)
+    __pyx_t_2 = __Pyx_PyDict_GetItemDefault(__pyx_v_6loader_6_plain__TTLS, __pyx_v_made, __pyx_v_made); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 143, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_2);
     __pyx_t_1 = __pyx_t_2;
     __pyx_t_2 = 0;
@@ -5230,7 +5061,7 @@ static PyObject *__pyx_f_6loader_6_plain_shared_ttl(long __pyx_v_ttl) {
   __pyx_t_1 = 0;
   goto __pyx_L0;
 
-  /* "loader/_plain.pyx":147
+  /* "loader/_plain.pyx":141
  * 
  * 
  * cdef object shared_ttl(long ttl):             # <<<<<<<<<<<<<<
@@ -5251,7 +5082,7 @@ static PyObject *__pyx_f_6loader_6_plain_shared_ttl(long __pyx_v_ttl) {
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":152
+/* "loader/_plain.pyx":146
  * 
  * 
  * cdef int type_of(const char *text, Py_ssize_t size) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -5264,7 +5095,7 @@ static int __pyx_f_6loader_6_plain_type_of(char const *__pyx_v_text, Py_ssize_t 
   int __pyx_t_1;
   int __pyx_t_2;
 
-  /* "loader/_plain.pyx":154
+  /* "loader/_plain.pyx":148
  * cdef int type_of(const char *text, Py_ssize_t size) noexcept nogil:
  *     """What a key may hold; -1: the long way."""
  *     if size == 1 and text[0] == c"A":             # <<<<<<<<<<<<<<
@@ -5290,7 +5121,7 @@ static int __pyx_f_6loader_6_plain_type_of(char const *__pyx_v_text, Py_ssize_t 
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":155
+    /* "loader/_plain.pyx":149
  *     """What a key may hold; -1: the long way."""
  *     if size == 1 and text[0] == c"A":
  *         return TYPE_A             # <<<<<<<<<<<<<<
@@ -5303,7 +5134,7 @@ static int __pyx_f_6loader_6_plain_type_of(char const *__pyx_v_text, Py_ssize_t 
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":154
+    /* "loader/_plain.pyx":148
  * cdef int type_of(const char *text, Py_ssize_t size) noexcept nogil:
  *     """What a key may hold; -1: the long way."""
  *     if size == 1 and text[0] == c"A":             # <<<<<<<<<<<<<<
@@ -5312,7 +5143,7 @@ static int __pyx_f_6loader_6_plain_type_of(char const *__pyx_v_text, Py_ssize_t 
 */
   }
 
-  /* "loader/_plain.pyx":156
+  /* "loader/_plain.pyx":150
  *     if size == 1 and text[0] == c"A":
  *         return TYPE_A
  *     if size == 4 and memcmp(text, b"AAAA", 4) == 0:             # <<<<<<<<<<<<<<
@@ -5338,7 +5169,7 @@ static int __pyx_f_6loader_6_plain_type_of(char const *__pyx_v_text, Py_ssize_t 
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":157
+    /* "loader/_plain.pyx":151
  *         return TYPE_A
  *     if size == 4 and memcmp(text, b"AAAA", 4) == 0:
  *         return TYPE_AAAA             # <<<<<<<<<<<<<<
@@ -5351,7 +5182,7 @@ static int __pyx_f_6loader_6_plain_type_of(char const *__pyx_v_text, Py_ssize_t 
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":156
+    /* "loader/_plain.pyx":150
  *     if size == 1 and text[0] == c"A":
  *         return TYPE_A
  *     if size == 4 and memcmp(text, b"AAAA", 4) == 0:             # <<<<<<<<<<<<<<
@@ -5360,7 +5191,7 @@ static int __pyx_f_6loader_6_plain_type_of(char const *__pyx_v_text, Py_ssize_t 
 */
   }
 
-  /* "loader/_plain.pyx":158
+  /* "loader/_plain.pyx":152
  *     if size == 4 and memcmp(text, b"AAAA", 4) == 0:
  *         return TYPE_AAAA
  *     if size == 2 and memcmp(text, b"IP", 2) == 0:             # <<<<<<<<<<<<<<
@@ -5386,7 +5217,7 @@ static int __pyx_f_6loader_6_plain_type_of(char const *__pyx_v_text, Py_ssize_t 
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":159
+    /* "loader/_plain.pyx":153
  *         return TYPE_AAAA
  *     if size == 2 and memcmp(text, b"IP", 2) == 0:
  *         return IP             # <<<<<<<<<<<<<<
@@ -5399,7 +5230,7 @@ static int __pyx_f_6loader_6_plain_type_of(char const *__pyx_v_text, Py_ssize_t 
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":158
+    /* "loader/_plain.pyx":152
  *     if size == 4 and memcmp(text, b"AAAA", 4) == 0:
  *         return TYPE_AAAA
  *     if size == 2 and memcmp(text, b"IP", 2) == 0:             # <<<<<<<<<<<<<<
@@ -5408,7 +5239,7 @@ static int __pyx_f_6loader_6_plain_type_of(char const *__pyx_v_text, Py_ssize_t 
 */
   }
 
-  /* "loader/_plain.pyx":160
+  /* "loader/_plain.pyx":154
  *     if size == 2 and memcmp(text, b"IP", 2) == 0:
  *         return IP
  *     return -1             # <<<<<<<<<<<<<<
@@ -5421,7 +5252,7 @@ static int __pyx_f_6loader_6_plain_type_of(char const *__pyx_v_text, Py_ssize_t 
   }
   goto __pyx_L0;
 
-  /* "loader/_plain.pyx":152
+  /* "loader/_plain.pyx":146
  * 
  * 
  * cdef int type_of(const char *text, Py_ssize_t size) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -5434,7 +5265,7 @@ static int __pyx_f_6loader_6_plain_type_of(char const *__pyx_v_text, Py_ssize_t 
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":163
+/* "loader/_plain.pyx":157
  * 
  * 
  * cdef int read_owner(const char *text, Py_ssize_t size, bytes zone, uint8_t *name) noexcept:             # <<<<<<<<<<<<<<
@@ -5456,7 +5287,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
   Py_ssize_t __pyx_t_5;
   long __pyx_t_6;
 
-  /* "loader/_plain.pyx":165
+  /* "loader/_plain.pyx":159
  * cdef int read_owner(const char *text, Py_ssize_t size, bytes zone, uint8_t *name) noexcept:
  *     """Labels of letters, digits, `-` and `_` in lower case, and the zone, into `name`; its length, 0: the long way."""
  *     cdef Py_ssize_t i, zone_size = PyBytes_GET_SIZE(zone)             # <<<<<<<<<<<<<<
@@ -5465,7 +5296,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
 */
   __pyx_v_zone_size = PyBytes_GET_SIZE(__pyx_v_zone);
 
-  /* "loader/_plain.pyx":166
+  /* "loader/_plain.pyx":160
  *     """Labels of letters, digits, `-` and `_` in lower case, and the zone, into `name`; its length, 0: the long way."""
  *     cdef Py_ssize_t i, zone_size = PyBytes_GET_SIZE(zone)
  *     cdef int start = 0, at = 1             # <<<<<<<<<<<<<<
@@ -5475,7 +5306,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
   __pyx_v_start = 0;
   __pyx_v_at = 1;
 
-  /* "loader/_plain.pyx":168
+  /* "loader/_plain.pyx":162
  *     cdef int start = 0, at = 1
  *     cdef char c
  *     if size < 1 or size + 1 + zone_size > MAX_NAME:             # <<<<<<<<<<<<<<
@@ -5501,7 +5332,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":169
+    /* "loader/_plain.pyx":163
  *     cdef char c
  *     if size < 1 or size + 1 + zone_size > MAX_NAME:
  *         return 0             # <<<<<<<<<<<<<<
@@ -5514,7 +5345,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":168
+    /* "loader/_plain.pyx":162
  *     cdef int start = 0, at = 1
  *     cdef char c
  *     if size < 1 or size + 1 + zone_size > MAX_NAME:             # <<<<<<<<<<<<<<
@@ -5523,7 +5354,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
 */
   }
 
-  /* "loader/_plain.pyx":170
+  /* "loader/_plain.pyx":164
  *     if size < 1 or size + 1 + zone_size > MAX_NAME:
  *         return 0
  *     for i in range(size):             # <<<<<<<<<<<<<<
@@ -5537,7 +5368,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
   for (__pyx_t_5 = 0; __pyx_t_5 < __pyx_t_4; __pyx_t_5+=1) {
     __pyx_v_i = __pyx_t_5;
 
-    /* "loader/_plain.pyx":171
+    /* "loader/_plain.pyx":165
  *         return 0
  *     for i in range(size):
  *         c = text[i]             # <<<<<<<<<<<<<<
@@ -5546,7 +5377,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
 */
     __pyx_v_c = (__pyx_v_text[__pyx_v_i]);
 
-    /* "loader/_plain.pyx":172
+    /* "loader/_plain.pyx":166
  *     for i in range(size):
  *         c = text[i]
  *         if c == c".":             # <<<<<<<<<<<<<<
@@ -5558,7 +5389,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
     if (__pyx_t_1) {
 
 
-      /* "loader/_plain.pyx":173
+      /* "loader/_plain.pyx":167
  *         c = text[i]
  *         if c == c".":
  *             if not 1 <= at - start - 1 <= MAX_LABEL:             # <<<<<<<<<<<<<<
@@ -5578,7 +5409,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
       if (__pyx_t_2) {
 
 
-        /* "loader/_plain.pyx":174
+        /* "loader/_plain.pyx":168
  *         if c == c".":
  *             if not 1 <= at - start - 1 <= MAX_LABEL:
  *                 return 0             # <<<<<<<<<<<<<<
@@ -5591,7 +5422,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
         }
         goto __pyx_L0;
 
-        /* "loader/_plain.pyx":173
+        /* "loader/_plain.pyx":167
  *         c = text[i]
  *         if c == c".":
  *             if not 1 <= at - start - 1 <= MAX_LABEL:             # <<<<<<<<<<<<<<
@@ -5600,7 +5431,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
 */
       }
 
-      /* "loader/_plain.pyx":175
+      /* "loader/_plain.pyx":169
  *             if not 1 <= at - start - 1 <= MAX_LABEL:
  *                 return 0
  *             name[start] = <uint8_t>(at - start - 1)             # <<<<<<<<<<<<<<
@@ -5609,7 +5440,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
 */
       (__pyx_v_name[__pyx_v_start]) = ((uint8_t)((__pyx_v_at - __pyx_v_start) - 1));
 
-      /* "loader/_plain.pyx":176
+      /* "loader/_plain.pyx":170
  *                 return 0
  *             name[start] = <uint8_t>(at - start - 1)
  *             start = at             # <<<<<<<<<<<<<<
@@ -5618,7 +5449,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
 */
       __pyx_v_start = __pyx_v_at;
 
-      /* "loader/_plain.pyx":172
+      /* "loader/_plain.pyx":166
  *     for i in range(size):
  *         c = text[i]
  *         if c == c".":             # <<<<<<<<<<<<<<
@@ -5628,7 +5459,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
       goto __pyx_L8;
     }
 
-    /* "loader/_plain.pyx":177
+    /* "loader/_plain.pyx":171
  *             name[start] = <uint8_t>(at - start - 1)
  *             start = at
  *         elif c"A" <= c <= c"Z":             # <<<<<<<<<<<<<<
@@ -5642,7 +5473,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
     if (__pyx_t_2) {
 
 
-      /* "loader/_plain.pyx":178
+      /* "loader/_plain.pyx":172
  *             start = at
  *         elif c"A" <= c <= c"Z":
  *             name[at] = <uint8_t>(c + 32)             # <<<<<<<<<<<<<<
@@ -5651,7 +5482,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
 */
       (__pyx_v_name[__pyx_v_at]) = ((uint8_t)(__pyx_v_c + 32));
 
-      /* "loader/_plain.pyx":177
+      /* "loader/_plain.pyx":171
  *             name[start] = <uint8_t>(at - start - 1)
  *             start = at
  *         elif c"A" <= c <= c"Z":             # <<<<<<<<<<<<<<
@@ -5661,7 +5492,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
       goto __pyx_L8;
     }
 
-    /* "loader/_plain.pyx":179
+    /* "loader/_plain.pyx":173
  *         elif c"A" <= c <= c"Z":
  *             name[at] = <uint8_t>(c + 32)
  *         elif c"a" <= c <= c"z" or c"0" <= c <= c"9" or c == c"-" or c == c"_":             # <<<<<<<<<<<<<<
@@ -5708,7 +5539,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
     if (__pyx_t_2) {
 
 
-      /* "loader/_plain.pyx":180
+      /* "loader/_plain.pyx":174
  *             name[at] = <uint8_t>(c + 32)
  *         elif c"a" <= c <= c"z" or c"0" <= c <= c"9" or c == c"-" or c == c"_":
  *             name[at] = <uint8_t>c             # <<<<<<<<<<<<<<
@@ -5717,7 +5548,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
 */
       (__pyx_v_name[__pyx_v_at]) = ((uint8_t)__pyx_v_c);
 
-      /* "loader/_plain.pyx":179
+      /* "loader/_plain.pyx":173
  *         elif c"A" <= c <= c"Z":
  *             name[at] = <uint8_t>(c + 32)
  *         elif c"a" <= c <= c"z" or c"0" <= c <= c"9" or c == c"-" or c == c"_":             # <<<<<<<<<<<<<<
@@ -5727,7 +5558,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
       goto __pyx_L8;
     }
 
-    /* "loader/_plain.pyx":182
+    /* "loader/_plain.pyx":176
  *             name[at] = <uint8_t>c
  *         else:
  *             return 0             # <<<<<<<<<<<<<<
@@ -5743,7 +5574,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
     }
     __pyx_L8:;
 
-    /* "loader/_plain.pyx":183
+    /* "loader/_plain.pyx":177
  *         else:
  *             return 0
  *         at += 1             # <<<<<<<<<<<<<<
@@ -5754,7 +5585,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
   }
 
 
-  /* "loader/_plain.pyx":184
+  /* "loader/_plain.pyx":178
  *             return 0
  *         at += 1
  *     if not 1 <= at - start - 1 <= MAX_LABEL:       # also a name that ends in a dot: it is absolute             # <<<<<<<<<<<<<<
@@ -5774,7 +5605,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":185
+    /* "loader/_plain.pyx":179
  *         at += 1
  *     if not 1 <= at - start - 1 <= MAX_LABEL:       # also a name that ends in a dot: it is absolute
  *         return 0             # <<<<<<<<<<<<<<
@@ -5787,7 +5618,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":184
+    /* "loader/_plain.pyx":178
  *             return 0
  *         at += 1
  *     if not 1 <= at - start - 1 <= MAX_LABEL:       # also a name that ends in a dot: it is absolute             # <<<<<<<<<<<<<<
@@ -5796,7 +5627,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
 */
   }
 
-  /* "loader/_plain.pyx":186
+  /* "loader/_plain.pyx":180
  *     if not 1 <= at - start - 1 <= MAX_LABEL:       # also a name that ends in a dot: it is absolute
  *         return 0
  *     name[start] = <uint8_t>(at - start - 1)             # <<<<<<<<<<<<<<
@@ -5805,7 +5636,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
 */
   (__pyx_v_name[__pyx_v_start]) = ((uint8_t)((__pyx_v_at - __pyx_v_start) - 1));
 
-  /* "loader/_plain.pyx":187
+  /* "loader/_plain.pyx":181
  *         return 0
  *     name[start] = <uint8_t>(at - start - 1)
  *     memcpy(name + at, PyBytes_AS_STRING(zone), zone_size)             # <<<<<<<<<<<<<<
@@ -5814,7 +5645,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
 */
   (void)(memcpy((__pyx_v_name + __pyx_v_at), PyBytes_AS_STRING(__pyx_v_zone), __pyx_v_zone_size));
 
-  /* "loader/_plain.pyx":188
+  /* "loader/_plain.pyx":182
  *     name[start] = <uint8_t>(at - start - 1)
  *     memcpy(name + at, PyBytes_AS_STRING(zone), zone_size)
  *     return <int>(at + zone_size)             # <<<<<<<<<<<<<<
@@ -5827,7 +5658,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
   }
   goto __pyx_L0;
 
-  /* "loader/_plain.pyx":163
+  /* "loader/_plain.pyx":157
  * 
  * 
  * cdef int read_owner(const char *text, Py_ssize_t size, bytes zone, uint8_t *name) noexcept:             # <<<<<<<<<<<<<<
@@ -5846,7 +5677,7 @@ static int __pyx_f_6loader_6_plain_read_owner(char const *__pyx_v_text, Py_ssize
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":193
+/* "loader/_plain.pyx":187
  * # ---------------------------------------------------------------- values
  * 
  * cdef bint read_value(bytes value, int wanted, value_t *found) noexcept:             # <<<<<<<<<<<<<<
@@ -5861,7 +5692,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
   int __pyx_t_1;
   int __pyx_t_2;
 
-  /* "loader/_plain.pyx":195
+  /* "loader/_plain.pyx":189
  * cdef bint read_value(bytes value, int wanted, value_t *found) noexcept:
  *     """An address, a JSON string, a list of them, or an object with ttl and data. False: the long way."""
  *     cdef const char *at = PyBytes_AS_STRING(value)             # <<<<<<<<<<<<<<
@@ -5870,7 +5701,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
   __pyx_v_at = PyBytes_AS_STRING(__pyx_v_value);
 
-  /* "loader/_plain.pyx":196
+  /* "loader/_plain.pyx":190
  *     """An address, a JSON string, a list of them, or an object with ttl and data. False: the long way."""
  *     cdef const char *at = PyBytes_AS_STRING(value)
  *     cdef const char *end = at + PyBytes_GET_SIZE(value)             # <<<<<<<<<<<<<<
@@ -5879,7 +5710,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
   __pyx_v_end = (__pyx_v_at + PyBytes_GET_SIZE(__pyx_v_value));
 
-  /* "loader/_plain.pyx":197
+  /* "loader/_plain.pyx":191
  *     cdef const char *at = PyBytes_AS_STRING(value)
  *     cdef const char *end = at + PyBytes_GET_SIZE(value)
  *     found.count = 0             # <<<<<<<<<<<<<<
@@ -5888,7 +5719,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
   __pyx_v_found->count = 0;
 
-  /* "loader/_plain.pyx":198
+  /* "loader/_plain.pyx":192
  *     cdef const char *end = at + PyBytes_GET_SIZE(value)
  *     found.count = 0
  *     found.ttl = NONE_GIVEN             # <<<<<<<<<<<<<<
@@ -5897,7 +5728,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
   __pyx_v_found->ttl = __pyx_e_6loader_6_plain_NONE_GIVEN;
 
-  /* "loader/_plain.pyx":199
+  /* "loader/_plain.pyx":193
  *     found.count = 0
  *     found.ttl = NONE_GIVEN
  *     at = skip_space(at, end)             # <<<<<<<<<<<<<<
@@ -5906,7 +5737,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
   __pyx_v_at = __pyx_f_6loader_6_plain_skip_space(__pyx_v_at, __pyx_v_end);
 
-  /* "loader/_plain.pyx":200
+  /* "loader/_plain.pyx":194
  *     found.ttl = NONE_GIVEN
  *     at = skip_space(at, end)
  *     while end > at and is_space((end - 1)[0]):             # <<<<<<<<<<<<<<
@@ -5933,7 +5764,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 
     if (!__pyx_t_1) break;
 
-    /* "loader/_plain.pyx":201
+    /* "loader/_plain.pyx":195
  *     at = skip_space(at, end)
  *     while end > at and is_space((end - 1)[0]):
  *         end -= 1             # <<<<<<<<<<<<<<
@@ -5943,7 +5774,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     __pyx_v_end = (__pyx_v_end - 1);
   }
 
-  /* "loader/_plain.pyx":202
+  /* "loader/_plain.pyx":196
  *     while end > at and is_space((end - 1)[0]):
  *         end -= 1
  *     if at == end:             # <<<<<<<<<<<<<<
@@ -5955,7 +5786,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":203
+    /* "loader/_plain.pyx":197
  *         end -= 1
  *     if at == end:
  *         return False             # <<<<<<<<<<<<<<
@@ -5968,7 +5799,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":202
+    /* "loader/_plain.pyx":196
  *     while end > at and is_space((end - 1)[0]):
  *         end -= 1
  *     if at == end:             # <<<<<<<<<<<<<<
@@ -5977,7 +5808,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
   }
 
-  /* "loader/_plain.pyx":204
+  /* "loader/_plain.pyx":198
  *     if at == end:
  *         return False
  *     if at[0] == c"{":             # <<<<<<<<<<<<<<
@@ -5989,7 +5820,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     if (__pyx_t_1) {
 
 
-      /* "loader/_plain.pyx":205
+      /* "loader/_plain.pyx":199
  *         return False
  *     if at[0] == c"{":
  *         return read_object(at + 1, end, wanted, found)             # <<<<<<<<<<<<<<
@@ -6002,7 +5833,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
       }
       goto __pyx_L0;
 
-      /* "loader/_plain.pyx":204
+      /* "loader/_plain.pyx":198
  *     if at == end:
  *         return False
  *     if at[0] == c"{":             # <<<<<<<<<<<<<<
@@ -6011,7 +5842,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
     }
 
-    /* "loader/_plain.pyx":206
+    /* "loader/_plain.pyx":200
  *     if at[0] == c"{":
  *         return read_object(at + 1, end, wanted, found)
  *     if at[0] == c'"' or at[0] == c"[":             # <<<<<<<<<<<<<<
@@ -6037,7 +5868,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     if (__pyx_t_1) {
 
 
-      /* "loader/_plain.pyx":207
+      /* "loader/_plain.pyx":201
  *         return read_object(at + 1, end, wanted, found)
  *     if at[0] == c'"' or at[0] == c"[":
  *         return read_data(at, end, wanted, found) == end             # <<<<<<<<<<<<<<
@@ -6050,7 +5881,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
       }
       goto __pyx_L0;
 
-      /* "loader/_plain.pyx":206
+      /* "loader/_plain.pyx":200
  *     if at[0] == c"{":
  *         return read_object(at + 1, end, wanted, found)
  *     if at[0] == c'"' or at[0] == c"[":             # <<<<<<<<<<<<<<
@@ -6059,7 +5890,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
     }
 
-    /* "loader/_plain.pyx":208
+    /* "loader/_plain.pyx":202
  *     if at[0] == c'"' or at[0] == c"[":
  *         return read_data(at, end, wanted, found) == end
  *     return add_address(at, end - at, wanted, found)             # <<<<<<<<<<<<<<
@@ -6072,7 +5903,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":193
+    /* "loader/_plain.pyx":187
  * # ---------------------------------------------------------------- values
  * 
  * cdef bint read_value(bytes value, int wanted, value_t *found) noexcept:             # <<<<<<<<<<<<<<
@@ -6088,7 +5919,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     return __pyx_r;
   }
 
-  /* "loader/_plain.pyx":211
+  /* "loader/_plain.pyx":205
  * 
  * 
  * cdef bint is_space(char c) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -6100,7 +5931,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     int __pyx_r;
     int __pyx_t_1;
 
-    /* "loader/_plain.pyx":212
+    /* "loader/_plain.pyx":206
  * 
  * cdef bint is_space(char c) noexcept nogil:
  *     return c == c" " or c == c"\n" or c == c"\t" or c == c"\r"             # <<<<<<<<<<<<<<
@@ -6123,7 +5954,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":211
+    /* "loader/_plain.pyx":205
  * 
  * 
  * cdef bint is_space(char c) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -6136,7 +5967,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     return __pyx_r;
   }
 
-  /* "loader/_plain.pyx":215
+  /* "loader/_plain.pyx":209
  * 
  * 
  * cdef const char *skip_space(const char *at, const char *end) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -6150,7 +5981,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     int __pyx_t_2;
 
 
-    /* "loader/_plain.pyx":216
+    /* "loader/_plain.pyx":210
  * 
  * cdef const char *skip_space(const char *at, const char *end) noexcept nogil:
  *     while at < end and is_space(at[0]):             # <<<<<<<<<<<<<<
@@ -6177,7 +6008,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 
       if (!__pyx_t_1) break;
 
-      /* "loader/_plain.pyx":217
+      /* "loader/_plain.pyx":211
  * cdef const char *skip_space(const char *at, const char *end) noexcept nogil:
  *     while at < end and is_space(at[0]):
  *         at += 1             # <<<<<<<<<<<<<<
@@ -6187,7 +6018,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
       __pyx_v_at = (__pyx_v_at + 1);
     }
 
-    /* "loader/_plain.pyx":218
+    /* "loader/_plain.pyx":212
  *     while at < end and is_space(at[0]):
  *         at += 1
  *     return at             # <<<<<<<<<<<<<<
@@ -6200,7 +6031,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":215
+    /* "loader/_plain.pyx":209
  * 
  * 
  * cdef const char *skip_space(const char *at, const char *end) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -6214,7 +6045,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     return __pyx_r;
   }
 
-  /* "loader/_plain.pyx":221
+  /* "loader/_plain.pyx":215
  * 
  * 
  * cdef bint read_object(const char *at, const char *end, int wanted, value_t *found) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -6228,7 +6059,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     int __pyx_t_2;
 
 
-    /* "loader/_plain.pyx":223
+    /* "loader/_plain.pyx":217
  * cdef bint read_object(const char *at, const char *end, int wanted, value_t *found) noexcept nogil:
  *     """`at` is behind the brace. Two fields, in any order, each once at most."""
  *     while True:             # <<<<<<<<<<<<<<
@@ -6237,7 +6068,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
     while (1) {
 
-      /* "loader/_plain.pyx":224
+      /* "loader/_plain.pyx":218
  *     """`at` is behind the brace. Two fields, in any order, each once at most."""
  *     while True:
  *         at = skip_space(at, end)             # <<<<<<<<<<<<<<
@@ -6246,7 +6077,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
       __pyx_v_at = __pyx_f_6loader_6_plain_skip_space(__pyx_v_at, __pyx_v_end);
 
-      /* "loader/_plain.pyx":225
+      /* "loader/_plain.pyx":219
  *     while True:
  *         at = skip_space(at, end)
  *         if end - at > 6 and memcmp(at, b'"data"', 6) == 0 and found.count == 0:             # <<<<<<<<<<<<<<
@@ -6282,7 +6113,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
       if (__pyx_t_1) {
 
 
-        /* "loader/_plain.pyx":226
+        /* "loader/_plain.pyx":220
  *         at = skip_space(at, end)
  *         if end - at > 6 and memcmp(at, b'"data"', 6) == 0 and found.count == 0:
  *             at = read_data(behind_colon(at + 6, end), end, wanted, found)             # <<<<<<<<<<<<<<
@@ -6291,7 +6122,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
         __pyx_v_at = __pyx_f_6loader_6_plain_read_data(__pyx_f_6loader_6_plain_behind_colon((__pyx_v_at + 6), __pyx_v_end), __pyx_v_end, __pyx_v_wanted, __pyx_v_found);
 
-        /* "loader/_plain.pyx":225
+        /* "loader/_plain.pyx":219
  *     while True:
  *         at = skip_space(at, end)
  *         if end - at > 6 and memcmp(at, b'"data"', 6) == 0 and found.count == 0:             # <<<<<<<<<<<<<<
@@ -6301,7 +6132,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
         goto __pyx_L5;
       }
 
-      /* "loader/_plain.pyx":227
+      /* "loader/_plain.pyx":221
  *         if end - at > 6 and memcmp(at, b'"data"', 6) == 0 and found.count == 0:
  *             at = read_data(behind_colon(at + 6, end), end, wanted, found)
  *         elif end - at > 5 and memcmp(at, b'"ttl"', 5) == 0 and found.ttl == NONE_GIVEN:             # <<<<<<<<<<<<<<
@@ -6337,7 +6168,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
       if (__pyx_t_1) {
 
 
-        /* "loader/_plain.pyx":228
+        /* "loader/_plain.pyx":222
  *             at = read_data(behind_colon(at + 6, end), end, wanted, found)
  *         elif end - at > 5 and memcmp(at, b'"ttl"', 5) == 0 and found.ttl == NONE_GIVEN:
  *             at = read_number(behind_colon(at + 5, end), end, &found.ttl)             # <<<<<<<<<<<<<<
@@ -6346,7 +6177,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
         __pyx_v_at = __pyx_f_6loader_6_plain_read_number(__pyx_f_6loader_6_plain_behind_colon((__pyx_v_at + 5), __pyx_v_end), __pyx_v_end, (&__pyx_v_found->ttl));
 
-        /* "loader/_plain.pyx":227
+        /* "loader/_plain.pyx":221
  *         if end - at > 6 and memcmp(at, b'"data"', 6) == 0 and found.count == 0:
  *             at = read_data(behind_colon(at + 6, end), end, wanted, found)
  *         elif end - at > 5 and memcmp(at, b'"ttl"', 5) == 0 and found.ttl == NONE_GIVEN:             # <<<<<<<<<<<<<<
@@ -6356,7 +6187,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
         goto __pyx_L5;
       }
 
-      /* "loader/_plain.pyx":230
+      /* "loader/_plain.pyx":224
  *             at = read_number(behind_colon(at + 5, end), end, &found.ttl)
  *         else:
  *             return False             # <<<<<<<<<<<<<<
@@ -6372,7 +6203,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
       }
       __pyx_L5:;
 
-      /* "loader/_plain.pyx":231
+      /* "loader/_plain.pyx":225
  *         else:
  *             return False
  *         if at == NULL:             # <<<<<<<<<<<<<<
@@ -6384,7 +6215,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
       if (__pyx_t_1) {
 
 
-        /* "loader/_plain.pyx":232
+        /* "loader/_plain.pyx":226
  *             return False
  *         if at == NULL:
  *             return False             # <<<<<<<<<<<<<<
@@ -6397,7 +6228,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
         }
         goto __pyx_L0;
 
-        /* "loader/_plain.pyx":231
+        /* "loader/_plain.pyx":225
  *         else:
  *             return False
  *         if at == NULL:             # <<<<<<<<<<<<<<
@@ -6406,7 +6237,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
       }
 
-      /* "loader/_plain.pyx":233
+      /* "loader/_plain.pyx":227
  *         if at == NULL:
  *             return False
  *         at = skip_space(at, end)             # <<<<<<<<<<<<<<
@@ -6415,7 +6246,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
       __pyx_v_at = __pyx_f_6loader_6_plain_skip_space(__pyx_v_at, __pyx_v_end);
 
-      /* "loader/_plain.pyx":234
+      /* "loader/_plain.pyx":228
  *             return False
  *         at = skip_space(at, end)
  *         if at == end:             # <<<<<<<<<<<<<<
@@ -6427,7 +6258,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
       if (__pyx_t_1) {
 
 
-        /* "loader/_plain.pyx":235
+        /* "loader/_plain.pyx":229
  *         at = skip_space(at, end)
  *         if at == end:
  *             return False             # <<<<<<<<<<<<<<
@@ -6440,7 +6271,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
         }
         goto __pyx_L0;
 
-        /* "loader/_plain.pyx":234
+        /* "loader/_plain.pyx":228
  *             return False
  *         at = skip_space(at, end)
  *         if at == end:             # <<<<<<<<<<<<<<
@@ -6449,7 +6280,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
       }
 
-      /* "loader/_plain.pyx":236
+      /* "loader/_plain.pyx":230
  *         if at == end:
  *             return False
  *         if at[0] == c"}":             # <<<<<<<<<<<<<<
@@ -6461,7 +6292,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     if (__pyx_t_1) {
 
 
-      /* "loader/_plain.pyx":237
+      /* "loader/_plain.pyx":231
  *             return False
  *         if at[0] == c"}":
  *             return at + 1 == end and found.count > 0             # <<<<<<<<<<<<<<
@@ -6489,7 +6320,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
       }
       goto __pyx_L0;
 
-      /* "loader/_plain.pyx":236
+      /* "loader/_plain.pyx":230
  *         if at == end:
  *             return False
  *         if at[0] == c"}":             # <<<<<<<<<<<<<<
@@ -6498,7 +6329,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
     }
 
-    /* "loader/_plain.pyx":238
+    /* "loader/_plain.pyx":232
  *         if at[0] == c"}":
  *             return at + 1 == end and found.count > 0
  *         if at[0] != c",":             # <<<<<<<<<<<<<<
@@ -6510,7 +6341,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     if (__pyx_t_1) {
 
 
-      /* "loader/_plain.pyx":239
+      /* "loader/_plain.pyx":233
  *             return at + 1 == end and found.count > 0
  *         if at[0] != c",":
  *             return False             # <<<<<<<<<<<<<<
@@ -6523,7 +6354,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
       }
       goto __pyx_L0;
 
-      /* "loader/_plain.pyx":238
+      /* "loader/_plain.pyx":232
  *         if at[0] == c"}":
  *             return at + 1 == end and found.count > 0
  *         if at[0] != c",":             # <<<<<<<<<<<<<<
@@ -6532,7 +6363,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
 */
     }
 
-    /* "loader/_plain.pyx":240
+    /* "loader/_plain.pyx":234
  *         if at[0] != c",":
  *             return False
  *         at += 1             # <<<<<<<<<<<<<<
@@ -6542,7 +6373,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
     __pyx_v_at = (__pyx_v_at + 1);
   }
 
-  /* "loader/_plain.pyx":221
+  /* "loader/_plain.pyx":215
  * 
  * 
  * cdef bint read_object(const char *at, const char *end, int wanted, value_t *found) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -6557,7 +6388,7 @@ static int __pyx_f_6loader_6_plain_read_value(PyObject *__pyx_v_value, int __pyx
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":243
+/* "loader/_plain.pyx":237
  * 
  * 
  * cdef const char *behind_colon(const char *at, const char *end) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -6571,7 +6402,7 @@ static char const *__pyx_f_6loader_6_plain_behind_colon(char const *__pyx_v_at, 
   int __pyx_t_2;
 
 
-  /* "loader/_plain.pyx":245
+  /* "loader/_plain.pyx":239
  * cdef const char *behind_colon(const char *at, const char *end) noexcept nogil:
  *     """Where the value begins; `end` if there is no colon: nothing is read from there."""
  *     at = skip_space(at, end)             # <<<<<<<<<<<<<<
@@ -6580,7 +6411,7 @@ static char const *__pyx_f_6loader_6_plain_behind_colon(char const *__pyx_v_at, 
 */
   __pyx_v_at = __pyx_f_6loader_6_plain_skip_space(__pyx_v_at, __pyx_v_end);
 
-  /* "loader/_plain.pyx":246
+  /* "loader/_plain.pyx":240
  *     """Where the value begins; `end` if there is no colon: nothing is read from there."""
  *     at = skip_space(at, end)
  *     if at == end or at[0] != c":":             # <<<<<<<<<<<<<<
@@ -6606,7 +6437,7 @@ static char const *__pyx_f_6loader_6_plain_behind_colon(char const *__pyx_v_at, 
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":247
+    /* "loader/_plain.pyx":241
  *     at = skip_space(at, end)
  *     if at == end or at[0] != c":":
  *         return end             # <<<<<<<<<<<<<<
@@ -6619,7 +6450,7 @@ static char const *__pyx_f_6loader_6_plain_behind_colon(char const *__pyx_v_at, 
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":246
+    /* "loader/_plain.pyx":240
  *     """Where the value begins; `end` if there is no colon: nothing is read from there."""
  *     at = skip_space(at, end)
  *     if at == end or at[0] != c":":             # <<<<<<<<<<<<<<
@@ -6628,7 +6459,7 @@ static char const *__pyx_f_6loader_6_plain_behind_colon(char const *__pyx_v_at, 
 */
   }
 
-  /* "loader/_plain.pyx":248
+  /* "loader/_plain.pyx":242
  *     if at == end or at[0] != c":":
  *         return end
  *     return skip_space(at + 1, end)             # <<<<<<<<<<<<<<
@@ -6641,7 +6472,7 @@ static char const *__pyx_f_6loader_6_plain_behind_colon(char const *__pyx_v_at, 
   }
   goto __pyx_L0;
 
-  /* "loader/_plain.pyx":243
+  /* "loader/_plain.pyx":237
  * 
  * 
  * cdef const char *behind_colon(const char *at, const char *end) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -6655,7 +6486,7 @@ static char const *__pyx_f_6loader_6_plain_behind_colon(char const *__pyx_v_at, 
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":251
+/* "loader/_plain.pyx":245
  * 
  * 
  * cdef const char *read_number(const char *at, const char *end, long *number) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -6670,7 +6501,7 @@ static char const *__pyx_f_6loader_6_plain_read_number(char const *__pyx_v_at, c
   int __pyx_t_2;
 
 
-  /* "loader/_plain.pyx":253
+  /* "loader/_plain.pyx":247
  * cdef const char *read_number(const char *at, const char *end, long *number) noexcept nogil:
  *     """Behind an integer of one to nine digits; NULL: the long way."""
  *     cdef const char *start = at             # <<<<<<<<<<<<<<
@@ -6679,7 +6510,7 @@ static char const *__pyx_f_6loader_6_plain_read_number(char const *__pyx_v_at, c
 */
   __pyx_v_start = __pyx_v_at;
 
-  /* "loader/_plain.pyx":254
+  /* "loader/_plain.pyx":248
  *     """Behind an integer of one to nine digits; NULL: the long way."""
  *     cdef const char *start = at
  *     number[0] = 0             # <<<<<<<<<<<<<<
@@ -6688,7 +6519,7 @@ static char const *__pyx_f_6loader_6_plain_read_number(char const *__pyx_v_at, c
 */
   (__pyx_v_number[0]) = 0;
 
-  /* "loader/_plain.pyx":255
+  /* "loader/_plain.pyx":249
  *     cdef const char *start = at
  *     number[0] = 0
  *     while at < end and c"0" <= at[0] <= c"9" and at - start < 10:             # <<<<<<<<<<<<<<
@@ -6727,7 +6558,7 @@ static char const *__pyx_f_6loader_6_plain_read_number(char const *__pyx_v_at, c
 
     if (!__pyx_t_1) break;
 
-    /* "loader/_plain.pyx":256
+    /* "loader/_plain.pyx":250
  *     number[0] = 0
  *     while at < end and c"0" <= at[0] <= c"9" and at - start < 10:
  *         number[0] = number[0] * 10 + (at[0] - c"0")             # <<<<<<<<<<<<<<
@@ -6736,7 +6567,7 @@ static char const *__pyx_f_6loader_6_plain_read_number(char const *__pyx_v_at, c
 */
     (__pyx_v_number[0]) = (((__pyx_v_number[0]) * 10) + ((__pyx_v_at[0]) - '0'));
 
-    /* "loader/_plain.pyx":257
+    /* "loader/_plain.pyx":251
  *     while at < end and c"0" <= at[0] <= c"9" and at - start < 10:
  *         number[0] = number[0] * 10 + (at[0] - c"0")
  *         at += 1             # <<<<<<<<<<<<<<
@@ -6746,7 +6577,7 @@ static char const *__pyx_f_6loader_6_plain_read_number(char const *__pyx_v_at, c
     __pyx_v_at = (__pyx_v_at + 1);
   }
 
-  /* "loader/_plain.pyx":258
+  /* "loader/_plain.pyx":252
  *         number[0] = number[0] * 10 + (at[0] - c"0")
  *         at += 1
  *     if at == start or at - start > 9 or (start[0] == c"0" and at - start > 1):             # <<<<<<<<<<<<<<
@@ -6792,7 +6623,7 @@ static char const *__pyx_f_6loader_6_plain_read_number(char const *__pyx_v_at, c
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":259
+    /* "loader/_plain.pyx":253
  *         at += 1
  *     if at == start or at - start > 9 or (start[0] == c"0" and at - start > 1):
  *         return NULL             # <<<<<<<<<<<<<<
@@ -6805,7 +6636,7 @@ static char const *__pyx_f_6loader_6_plain_read_number(char const *__pyx_v_at, c
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":258
+    /* "loader/_plain.pyx":252
  *         number[0] = number[0] * 10 + (at[0] - c"0")
  *         at += 1
  *     if at == start or at - start > 9 or (start[0] == c"0" and at - start > 1):             # <<<<<<<<<<<<<<
@@ -6814,7 +6645,7 @@ static char const *__pyx_f_6loader_6_plain_read_number(char const *__pyx_v_at, c
 */
   }
 
-  /* "loader/_plain.pyx":260
+  /* "loader/_plain.pyx":254
  *     if at == start or at - start > 9 or (start[0] == c"0" and at - start > 1):
  *         return NULL
  *     return at             # <<<<<<<<<<<<<<
@@ -6827,7 +6658,7 @@ static char const *__pyx_f_6loader_6_plain_read_number(char const *__pyx_v_at, c
   }
   goto __pyx_L0;
 
-  /* "loader/_plain.pyx":251
+  /* "loader/_plain.pyx":245
  * 
  * 
  * cdef const char *read_number(const char *at, const char *end, long *number) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -6842,7 +6673,7 @@ static char const *__pyx_f_6loader_6_plain_read_number(char const *__pyx_v_at, c
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":263
+/* "loader/_plain.pyx":257
  * 
  * 
  * cdef const char *read_data(const char *at, const char *end, int wanted, value_t *found) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -6855,7 +6686,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
   int __pyx_t_1;
 
 
-  /* "loader/_plain.pyx":265
+  /* "loader/_plain.pyx":259
  * cdef const char *read_data(const char *at, const char *end, int wanted, value_t *found) noexcept nogil:
  *     """Behind a string or a list of strings; NULL: the long way."""
  *     if at == end:             # <<<<<<<<<<<<<<
@@ -6867,7 +6698,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":266
+    /* "loader/_plain.pyx":260
  *     """Behind a string or a list of strings; NULL: the long way."""
  *     if at == end:
  *         return NULL             # <<<<<<<<<<<<<<
@@ -6880,7 +6711,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":265
+    /* "loader/_plain.pyx":259
  * cdef const char *read_data(const char *at, const char *end, int wanted, value_t *found) noexcept nogil:
  *     """Behind a string or a list of strings; NULL: the long way."""
  *     if at == end:             # <<<<<<<<<<<<<<
@@ -6889,7 +6720,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
 */
   }
 
-  /* "loader/_plain.pyx":267
+  /* "loader/_plain.pyx":261
  *     if at == end:
  *         return NULL
  *     if at[0] == c'"':             # <<<<<<<<<<<<<<
@@ -6901,7 +6732,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":268
+    /* "loader/_plain.pyx":262
  *         return NULL
  *     if at[0] == c'"':
  *         return read_string(at, end, wanted, found)             # <<<<<<<<<<<<<<
@@ -6914,7 +6745,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":267
+    /* "loader/_plain.pyx":261
  *     if at == end:
  *         return NULL
  *     if at[0] == c'"':             # <<<<<<<<<<<<<<
@@ -6923,7 +6754,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
 */
   }
 
-  /* "loader/_plain.pyx":269
+  /* "loader/_plain.pyx":263
  *     if at[0] == c'"':
  *         return read_string(at, end, wanted, found)
  *     if at[0] != c"[":             # <<<<<<<<<<<<<<
@@ -6935,7 +6766,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":270
+    /* "loader/_plain.pyx":264
  *         return read_string(at, end, wanted, found)
  *     if at[0] != c"[":
  *         return NULL             # <<<<<<<<<<<<<<
@@ -6948,7 +6779,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":269
+    /* "loader/_plain.pyx":263
  *     if at[0] == c'"':
  *         return read_string(at, end, wanted, found)
  *     if at[0] != c"[":             # <<<<<<<<<<<<<<
@@ -6957,7 +6788,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
 */
   }
 
-  /* "loader/_plain.pyx":271
+  /* "loader/_plain.pyx":265
  *     if at[0] != c"[":
  *         return NULL
  *     at += 1             # <<<<<<<<<<<<<<
@@ -6966,7 +6797,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
 */
   __pyx_v_at = (__pyx_v_at + 1);
 
-  /* "loader/_plain.pyx":272
+  /* "loader/_plain.pyx":266
  *         return NULL
  *     at += 1
  *     while True:             # <<<<<<<<<<<<<<
@@ -6975,7 +6806,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
 */
   while (1) {
 
-    /* "loader/_plain.pyx":273
+    /* "loader/_plain.pyx":267
  *     at += 1
  *     while True:
  *         at = skip_space(at, end)             # <<<<<<<<<<<<<<
@@ -6984,7 +6815,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
 */
     __pyx_v_at = __pyx_f_6loader_6_plain_skip_space(__pyx_v_at, __pyx_v_end);
 
-    /* "loader/_plain.pyx":274
+    /* "loader/_plain.pyx":268
  *     while True:
  *         at = skip_space(at, end)
  *         at = read_string(at, end, wanted, found)             # <<<<<<<<<<<<<<
@@ -6993,7 +6824,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
 */
     __pyx_v_at = __pyx_f_6loader_6_plain_read_string(__pyx_v_at, __pyx_v_end, __pyx_v_wanted, __pyx_v_found);
 
-    /* "loader/_plain.pyx":275
+    /* "loader/_plain.pyx":269
  *         at = skip_space(at, end)
  *         at = read_string(at, end, wanted, found)
  *         if at == NULL:             # <<<<<<<<<<<<<<
@@ -7005,7 +6836,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
     if (__pyx_t_1) {
 
 
-      /* "loader/_plain.pyx":276
+      /* "loader/_plain.pyx":270
  *         at = read_string(at, end, wanted, found)
  *         if at == NULL:
  *             return NULL             # <<<<<<<<<<<<<<
@@ -7018,7 +6849,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
       }
       goto __pyx_L0;
 
-      /* "loader/_plain.pyx":275
+      /* "loader/_plain.pyx":269
  *         at = skip_space(at, end)
  *         at = read_string(at, end, wanted, found)
  *         if at == NULL:             # <<<<<<<<<<<<<<
@@ -7027,7 +6858,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
 */
     }
 
-    /* "loader/_plain.pyx":277
+    /* "loader/_plain.pyx":271
  *         if at == NULL:
  *             return NULL
  *         at = skip_space(at, end)             # <<<<<<<<<<<<<<
@@ -7036,7 +6867,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
 */
     __pyx_v_at = __pyx_f_6loader_6_plain_skip_space(__pyx_v_at, __pyx_v_end);
 
-    /* "loader/_plain.pyx":278
+    /* "loader/_plain.pyx":272
  *             return NULL
  *         at = skip_space(at, end)
  *         if at == end:             # <<<<<<<<<<<<<<
@@ -7048,7 +6879,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
     if (__pyx_t_1) {
 
 
-      /* "loader/_plain.pyx":279
+      /* "loader/_plain.pyx":273
  *         at = skip_space(at, end)
  *         if at == end:
  *             return NULL             # <<<<<<<<<<<<<<
@@ -7061,7 +6892,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
       }
       goto __pyx_L0;
 
-      /* "loader/_plain.pyx":278
+      /* "loader/_plain.pyx":272
  *             return NULL
  *         at = skip_space(at, end)
  *         if at == end:             # <<<<<<<<<<<<<<
@@ -7070,7 +6901,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
 */
     }
 
-    /* "loader/_plain.pyx":280
+    /* "loader/_plain.pyx":274
  *         if at == end:
  *             return NULL
  *         if at[0] == c"]":             # <<<<<<<<<<<<<<
@@ -7082,7 +6913,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
     if (__pyx_t_1) {
 
 
-      /* "loader/_plain.pyx":281
+      /* "loader/_plain.pyx":275
  *             return NULL
  *         if at[0] == c"]":
  *             return at + 1             # <<<<<<<<<<<<<<
@@ -7095,7 +6926,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
       }
       goto __pyx_L0;
 
-      /* "loader/_plain.pyx":280
+      /* "loader/_plain.pyx":274
  *         if at == end:
  *             return NULL
  *         if at[0] == c"]":             # <<<<<<<<<<<<<<
@@ -7104,7 +6935,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
 */
     }
 
-    /* "loader/_plain.pyx":282
+    /* "loader/_plain.pyx":276
  *         if at[0] == c"]":
  *             return at + 1
  *         if at[0] != c",":             # <<<<<<<<<<<<<<
@@ -7116,7 +6947,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
     if (__pyx_t_1) {
 
 
-      /* "loader/_plain.pyx":283
+      /* "loader/_plain.pyx":277
  *             return at + 1
  *         if at[0] != c",":
  *             return NULL             # <<<<<<<<<<<<<<
@@ -7129,7 +6960,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
       }
       goto __pyx_L0;
 
-      /* "loader/_plain.pyx":282
+      /* "loader/_plain.pyx":276
  *         if at[0] == c"]":
  *             return at + 1
  *         if at[0] != c",":             # <<<<<<<<<<<<<<
@@ -7138,7 +6969,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
 */
     }
 
-    /* "loader/_plain.pyx":284
+    /* "loader/_plain.pyx":278
  *         if at[0] != c",":
  *             return NULL
  *         at += 1             # <<<<<<<<<<<<<<
@@ -7148,7 +6979,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
     __pyx_v_at = (__pyx_v_at + 1);
   }
 
-  /* "loader/_plain.pyx":263
+  /* "loader/_plain.pyx":257
  * 
  * 
  * cdef const char *read_data(const char *at, const char *end, int wanted, value_t *found) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -7163,7 +6994,7 @@ static char const *__pyx_f_6loader_6_plain_read_data(char const *__pyx_v_at, cha
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":287
+/* "loader/_plain.pyx":281
  * 
  * 
  * cdef const char *read_string(const char *at, const char *end, int wanted, value_t *found) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -7178,7 +7009,7 @@ static char const *__pyx_f_6loader_6_plain_read_string(char const *__pyx_v_at, c
   int __pyx_t_2;
 
 
-  /* "loader/_plain.pyx":290
+  /* "loader/_plain.pyx":284
  *     """Behind a string that is an address; NULL: the long way."""
  *     cdef const char *close
  *     if at == end or at[0] != c'"':             # <<<<<<<<<<<<<<
@@ -7204,7 +7035,7 @@ static char const *__pyx_f_6loader_6_plain_read_string(char const *__pyx_v_at, c
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":291
+    /* "loader/_plain.pyx":285
  *     cdef const char *close
  *     if at == end or at[0] != c'"':
  *         return NULL             # <<<<<<<<<<<<<<
@@ -7217,7 +7048,7 @@ static char const *__pyx_f_6loader_6_plain_read_string(char const *__pyx_v_at, c
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":290
+    /* "loader/_plain.pyx":284
  *     """Behind a string that is an address; NULL: the long way."""
  *     cdef const char *close
  *     if at == end or at[0] != c'"':             # <<<<<<<<<<<<<<
@@ -7226,7 +7057,7 @@ static char const *__pyx_f_6loader_6_plain_read_string(char const *__pyx_v_at, c
 */
   }
 
-  /* "loader/_plain.pyx":292
+  /* "loader/_plain.pyx":286
  *     if at == end or at[0] != c'"':
  *         return NULL
  *     at += 1             # <<<<<<<<<<<<<<
@@ -7235,7 +7066,7 @@ static char const *__pyx_f_6loader_6_plain_read_string(char const *__pyx_v_at, c
 */
   __pyx_v_at = (__pyx_v_at + 1);
 
-  /* "loader/_plain.pyx":293
+  /* "loader/_plain.pyx":287
  *         return NULL
  *     at += 1
  *     close = <const char *>memchr(at, c'"', end - at)             # <<<<<<<<<<<<<<
@@ -7244,7 +7075,7 @@ static char const *__pyx_f_6loader_6_plain_read_string(char const *__pyx_v_at, c
 */
   __pyx_v_close = ((char const *)memchr(__pyx_v_at, '"', (__pyx_v_end - __pyx_v_at)));
 
-  /* "loader/_plain.pyx":294
+  /* "loader/_plain.pyx":288
  *     at += 1
  *     close = <const char *>memchr(at, c'"', end - at)
  *     if close == NULL or not add_address(at, close - at, wanted, found):             # <<<<<<<<<<<<<<
@@ -7270,7 +7101,7 @@ static char const *__pyx_f_6loader_6_plain_read_string(char const *__pyx_v_at, c
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":295
+    /* "loader/_plain.pyx":289
  *     close = <const char *>memchr(at, c'"', end - at)
  *     if close == NULL or not add_address(at, close - at, wanted, found):
  *         return NULL             # <<<<<<<<<<<<<<
@@ -7283,7 +7114,7 @@ static char const *__pyx_f_6loader_6_plain_read_string(char const *__pyx_v_at, c
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":294
+    /* "loader/_plain.pyx":288
  *     at += 1
  *     close = <const char *>memchr(at, c'"', end - at)
  *     if close == NULL or not add_address(at, close - at, wanted, found):             # <<<<<<<<<<<<<<
@@ -7292,7 +7123,7 @@ static char const *__pyx_f_6loader_6_plain_read_string(char const *__pyx_v_at, c
 */
   }
 
-  /* "loader/_plain.pyx":296
+  /* "loader/_plain.pyx":290
  *     if close == NULL or not add_address(at, close - at, wanted, found):
  *         return NULL
  *     return close + 1             # <<<<<<<<<<<<<<
@@ -7305,7 +7136,7 @@ static char const *__pyx_f_6loader_6_plain_read_string(char const *__pyx_v_at, c
   }
   goto __pyx_L0;
 
-  /* "loader/_plain.pyx":287
+  /* "loader/_plain.pyx":281
  * 
  * 
  * cdef const char *read_string(const char *at, const char *end, int wanted, value_t *found) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -7320,7 +7151,7 @@ static char const *__pyx_f_6loader_6_plain_read_string(char const *__pyx_v_at, c
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":299
+/* "loader/_plain.pyx":293
  * 
  * 
  * cdef bint add_address(const char *text, Py_ssize_t size, int wanted, value_t *found) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -7342,7 +7173,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
   Py_ssize_t __pyx_t_6;
   int __pyx_t_7;
 
-  /* "loader/_plain.pyx":304
+  /* "loader/_plain.pyx":298
  *     cdef address_t *address
  *     cdef Py_ssize_t i
  *     cdef bint colon = False             # <<<<<<<<<<<<<<
@@ -7351,7 +7182,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
 */
   __pyx_v_colon = 0;
 
-  /* "loader/_plain.pyx":305
+  /* "loader/_plain.pyx":299
  *     cdef Py_ssize_t i
  *     cdef bint colon = False
  *     if not 1 <= size <= MAX_ADDRESS or found.count == MOST:             # <<<<<<<<<<<<<<
@@ -7382,7 +7213,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":306
+    /* "loader/_plain.pyx":300
  *     cdef bint colon = False
  *     if not 1 <= size <= MAX_ADDRESS or found.count == MOST:
  *         return False             # <<<<<<<<<<<<<<
@@ -7395,7 +7226,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":305
+    /* "loader/_plain.pyx":299
  *     cdef Py_ssize_t i
  *     cdef bint colon = False
  *     if not 1 <= size <= MAX_ADDRESS or found.count == MOST:             # <<<<<<<<<<<<<<
@@ -7404,7 +7235,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
 */
   }
 
-  /* "loader/_plain.pyx":307
+  /* "loader/_plain.pyx":301
  *     if not 1 <= size <= MAX_ADDRESS or found.count == MOST:
  *         return False
  *     for i in range(size):             # <<<<<<<<<<<<<<
@@ -7418,7 +7249,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
   for (__pyx_t_6 = 0; __pyx_t_6 < __pyx_t_5; __pyx_t_6+=1) {
     __pyx_v_i = __pyx_t_6;
 
-    /* "loader/_plain.pyx":308
+    /* "loader/_plain.pyx":302
  *         return False
  *     for i in range(size):
  *         copy[i] = text[i]             # <<<<<<<<<<<<<<
@@ -7427,7 +7258,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
 */
     (__pyx_v_copy[__pyx_v_i]) = (__pyx_v_text[__pyx_v_i]);
 
-    /* "loader/_plain.pyx":309
+    /* "loader/_plain.pyx":303
  *     for i in range(size):
  *         copy[i] = text[i]
  *         colon |= text[i] == c":"             # <<<<<<<<<<<<<<
@@ -7436,7 +7267,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
 */
     __pyx_v_colon = (__pyx_v_colon | ((__pyx_v_text[__pyx_v_i]) == ':'));
 
-    /* "loader/_plain.pyx":310
+    /* "loader/_plain.pyx":304
  *         copy[i] = text[i]
  *         colon |= text[i] == c":"
  *         if text[i] == 0:             # <<<<<<<<<<<<<<
@@ -7448,7 +7279,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
     if (__pyx_t_1) {
 
 
-      /* "loader/_plain.pyx":311
+      /* "loader/_plain.pyx":305
  *         colon |= text[i] == c":"
  *         if text[i] == 0:
  *             return False             # <<<<<<<<<<<<<<
@@ -7461,7 +7292,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
       }
       goto __pyx_L0;
 
-      /* "loader/_plain.pyx":310
+      /* "loader/_plain.pyx":304
  *         copy[i] = text[i]
  *         colon |= text[i] == c":"
  *         if text[i] == 0:             # <<<<<<<<<<<<<<
@@ -7472,7 +7303,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
   }
 
 
-  /* "loader/_plain.pyx":312
+  /* "loader/_plain.pyx":306
  *         if text[i] == 0:
  *             return False
  *     copy[size] = 0             # <<<<<<<<<<<<<<
@@ -7481,7 +7312,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
 */
   (__pyx_v_copy[__pyx_v_size]) = 0;
 
-  /* "loader/_plain.pyx":313
+  /* "loader/_plain.pyx":307
  *             return False
  *     copy[size] = 0
  *     if (wanted == TYPE_A and colon) or (wanted == TYPE_AAAA and not colon):             # <<<<<<<<<<<<<<
@@ -7522,7 +7353,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":314
+    /* "loader/_plain.pyx":308
  *     copy[size] = 0
  *     if (wanted == TYPE_A and colon) or (wanted == TYPE_AAAA and not colon):
  *         return False             # <<<<<<<<<<<<<<
@@ -7535,7 +7366,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":313
+    /* "loader/_plain.pyx":307
  *             return False
  *     copy[size] = 0
  *     if (wanted == TYPE_A and colon) or (wanted == TYPE_AAAA and not colon):             # <<<<<<<<<<<<<<
@@ -7544,7 +7375,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
 */
   }
 
-  /* "loader/_plain.pyx":315
+  /* "loader/_plain.pyx":309
  *     if (wanted == TYPE_A and colon) or (wanted == TYPE_AAAA and not colon):
  *         return False
  *     address = &found.addresses[found.count]             # <<<<<<<<<<<<<<
@@ -7553,7 +7384,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
 */
   __pyx_v_address = (&(__pyx_v_found->addresses[__pyx_v_found->count]));
 
-  /* "loader/_plain.pyx":316
+  /* "loader/_plain.pyx":310
  *         return False
  *     address = &found.addresses[found.count]
  *     address.size = 16 if colon else 4             # <<<<<<<<<<<<<<
@@ -7569,7 +7400,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
   }
   __pyx_v_address->size = __pyx_t_7;
 
-  /* "loader/_plain.pyx":317
+  /* "loader/_plain.pyx":311
  *     address = &found.addresses[found.count]
  *     address.size = 16 if colon else 4
  *     if inet_pton(AF_INET6 if colon else AF_INET, copy, address.octets) != 1:             # <<<<<<<<<<<<<<
@@ -7589,7 +7420,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
   if (__pyx_t_1) {
 
 
-    /* "loader/_plain.pyx":318
+    /* "loader/_plain.pyx":312
  *     address.size = 16 if colon else 4
  *     if inet_pton(AF_INET6 if colon else AF_INET, copy, address.octets) != 1:
  *         return False             # <<<<<<<<<<<<<<
@@ -7602,7 +7433,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
     }
     goto __pyx_L0;
 
-    /* "loader/_plain.pyx":317
+    /* "loader/_plain.pyx":311
  *     address = &found.addresses[found.count]
  *     address.size = 16 if colon else 4
  *     if inet_pton(AF_INET6 if colon else AF_INET, copy, address.octets) != 1:             # <<<<<<<<<<<<<<
@@ -7611,21 +7442,18 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
 */
   }
 
-  /* "loader/_plain.pyx":319
+  /* "loader/_plain.pyx":313
  *     if inet_pton(AF_INET6 if colon else AF_INET, copy, address.octets) != 1:
  *         return False
  *     found.count += 1             # <<<<<<<<<<<<<<
  *     return True
- * 
 */
   __pyx_v_found->count = (__pyx_v_found->count + 1);
 
-  /* "loader/_plain.pyx":320
+  /* "loader/_plain.pyx":314
  *         return False
  *     found.count += 1
  *     return True             # <<<<<<<<<<<<<<
- * 
- * 
 */
   {
 
@@ -7633,7 +7461,7 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
   }
   goto __pyx_L0;
 
-  /* "loader/_plain.pyx":299
+  /* "loader/_plain.pyx":293
  * 
  * 
  * cdef bint add_address(const char *text, Py_ssize_t size, int wanted, value_t *found) noexcept nogil:             # <<<<<<<<<<<<<<
@@ -7650,451 +7478,6 @@ static int __pyx_f_6loader_6_plain_add_address(char const *__pyx_v_text, Py_ssiz
   return __pyx_r;
 }
 
-/* "loader/_plain.pyx":325
- * # ---------------------------------------------------------------- nodes
- * 
- * def node(bytes name, int type_, uint32_t ttl, bytes data):             # <<<<<<<<<<<<<<
- *     """compiler.single without flags: the block of a name with one RR."""
- *     cdef Py_ssize_t name_size = PyBytes_GET_SIZE(name), data_size = PyBytes_GET_SIZE(data)
-*/
-
-/* Python wrapper */
-static PyObject *__pyx_pw_6loader_6_plain_1node(PyObject *__pyx_self, 
-#if CYTHON_VECTORCALL
-PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
-#else
-PyObject *__pyx_args, PyObject *__pyx_kwds
-#endif
-); /*proto*/
-PyDoc_STRVAR(__pyx_doc_6loader_6_plain_node, "compiler.single without flags: the block of a name with one RR.");
-static PyMethodDef __pyx_mdef_6loader_6_plain_1node = {"node", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_6loader_6_plain_1node, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_6loader_6_plain_node};
-static PyObject *__pyx_pw_6loader_6_plain_1node(PyObject *__pyx_self, 
-#if CYTHON_VECTORCALL
-PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
-#else
-PyObject *__pyx_args, PyObject *__pyx_kwds
-#endif
-) {
-  PyObject *__pyx_v_name = 0;
-  int __pyx_v_type_;
-  uint32_t __pyx_v_ttl;
-  PyObject *__pyx_v_data = 0;
-  #if !CYTHON_VECTORCALL
-  CYTHON_UNUSED Py_ssize_t __pyx_nargs;
-  #endif
-  CYTHON_UNUSED PyObject *const *__pyx_kwvalues;
-  PyObject* values[4] = {0,0,0,0};
-  int __pyx_lineno = 0;
-  const char *__pyx_filename = NULL;
-  int __pyx_clineno = 0;
-  PyObject *__pyx_r = 0;
-  __Pyx_RefNannyDeclarations
-  __Pyx_RefNannySetupContext("node (wrapper)", 0);
-  #if !CYTHON_VECTORCALL
-  #if CYTHON_ASSUME_SAFE_SIZE
-  __pyx_nargs = PyTuple_GET_SIZE(__pyx_args);
-  #else
-  __pyx_nargs = PyTuple_Size(__pyx_args); if (unlikely(__pyx_nargs < 0)) return NULL;
-  #endif
-  #endif
-  __pyx_kwvalues = __Pyx_KwValues_FASTCALL(__pyx_args, __pyx_nargs);
-  {
-    PyObject ** const __pyx_pyargnames[] = {&__pyx_mstate_global->__pyx_n_u_name,&__pyx_mstate_global->__pyx_n_u_type,&__pyx_mstate_global->__pyx_n_u_ttl_2,&__pyx_mstate_global->__pyx_n_u_data_2,0};
-    const Py_ssize_t __pyx_kwds_len = (__pyx_kwds) ? __Pyx_NumKwargs_FASTCALL(__pyx_kwds) : 0;
-    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 325, __pyx_L3_error)
-    if (__pyx_kwds_len > 0) {
-      switch (__pyx_nargs) {
-        case  4:
-        values[3] = __Pyx_ArgRef_FASTCALL(__pyx_args, 3);
-        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[3])) __PYX_ERR(0, 325, __pyx_L3_error)
-        CYTHON_FALLTHROUGH;
-        case  3:
-        values[2] = __Pyx_ArgRef_FASTCALL(__pyx_args, 2);
-        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[2])) __PYX_ERR(0, 325, __pyx_L3_error)
-        CYTHON_FALLTHROUGH;
-        case  2:
-        values[1] = __Pyx_ArgRef_FASTCALL(__pyx_args, 1);
-        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[1])) __PYX_ERR(0, 325, __pyx_L3_error)
-        CYTHON_FALLTHROUGH;
-        case  1:
-        values[0] = __Pyx_ArgRef_FASTCALL(__pyx_args, 0);
-        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 325, __pyx_L3_error)
-        CYTHON_FALLTHROUGH;
-        case  0: break;
-        default: goto __pyx_L5_argtuple_error;
-      }
-      const Py_ssize_t kwd_pos_args = __pyx_nargs;
-      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, kwd_pos_args, __pyx_kwds_len, "node", 0) < (0)) __PYX_ERR(0, 325, __pyx_L3_error)
-      for (Py_ssize_t i = __pyx_nargs; i < 4; i++) {
-        if (unlikely(!values[i])) { __Pyx_RaiseArgtupleInvalid("node", 1, 4, 4, i); __PYX_ERR(0, 325, __pyx_L3_error) }
-      }
-    } else if (unlikely(__pyx_nargs != 4)) {
-      goto __pyx_L5_argtuple_error;
-    } else {
-      values[0] = __Pyx_ArgRef_FASTCALL(__pyx_args, 0);
-      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 325, __pyx_L3_error)
-      values[1] = __Pyx_ArgRef_FASTCALL(__pyx_args, 1);
-      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[1])) __PYX_ERR(0, 325, __pyx_L3_error)
-      values[2] = __Pyx_ArgRef_FASTCALL(__pyx_args, 2);
-      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[2])) __PYX_ERR(0, 325, __pyx_L3_error)
-      values[3] = __Pyx_ArgRef_FASTCALL(__pyx_args, 3);
-      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[3])) __PYX_ERR(0, 325, __pyx_L3_error)
-    }
-    __pyx_v_name = ((PyObject*)values[0]);
-    __pyx_v_type_ = __Pyx_PyLong_As_int(values[1]); if (unlikely((__pyx_v_type_ == (int)-1) && PyErr_Occurred())) __PYX_ERR(0, 325, __pyx_L3_error)
-    __pyx_v_ttl = __Pyx_PyLong_As_uint32_t(values[2]); if (unlikely((__pyx_v_ttl == ((uint32_t)-1)) && PyErr_Occurred())) __PYX_ERR(0, 325, __pyx_L3_error)
-    __pyx_v_data = ((PyObject*)values[3]);
-  }
-  goto __pyx_L6_skip;
-  __pyx_L5_argtuple_error:;
-  __Pyx_RaiseArgtupleInvalid("node", 1, 4, 4, __pyx_nargs); __PYX_ERR(0, 325, __pyx_L3_error)
-  __pyx_L6_skip:;
-  goto __pyx_L4_argument_unpacking_done;
-  __pyx_L3_error:;
-  for (Py_ssize_t __pyx_temp=0; __pyx_temp < (Py_ssize_t)(sizeof(values)/sizeof(values[0])); ++__pyx_temp) {
-    Py_XDECREF(values[__pyx_temp]);
-  }
-  __Pyx_AddTraceback("loader._plain.node", __pyx_clineno, __pyx_lineno, __pyx_filename);
-  __Pyx_RefNannyFinishContext();
-  return NULL;
-  __pyx_L4_argument_unpacking_done:;
-  if (unlikely(!__Pyx_ArgTypeTest(((PyObject *)__pyx_v_name), (&PyBytes_Type), 1, "name", 1))) __PYX_ERR(0, 325, __pyx_L1_error)
-  if (unlikely(!__Pyx_ArgTypeTest(((PyObject *)__pyx_v_data), (&PyBytes_Type), 1, "data", 1))) __PYX_ERR(0, 325, __pyx_L1_error)
-  __pyx_r = __pyx_pf_6loader_6_plain_node(__pyx_self, __pyx_v_name, __pyx_v_type_, __pyx_v_ttl, __pyx_v_data);
-
-  /* function exit code */
-  goto __pyx_L0;
-  __pyx_L1_error:;
-  __pyx_r = NULL;
-  for (Py_ssize_t __pyx_temp=0; __pyx_temp < (Py_ssize_t)(sizeof(values)/sizeof(values[0])); ++__pyx_temp) {
-    Py_XDECREF(values[__pyx_temp]);
-  }
-  goto __pyx_L7_cleaned_up;
-  __pyx_L0:;
-  for (Py_ssize_t __pyx_temp=0; __pyx_temp < (Py_ssize_t)(sizeof(values)/sizeof(values[0])); ++__pyx_temp) {
-    Py_XDECREF(values[__pyx_temp]);
-  }
-  __pyx_L7_cleaned_up:;
-
-
-  __Pyx_RefNannyFinishContext();
-  return __pyx_r;
-}
-
-static PyObject *__pyx_pf_6loader_6_plain_node(CYTHON_UNUSED PyObject *__pyx_self, PyObject *__pyx_v_name, int __pyx_v_type_, uint32_t __pyx_v_ttl, PyObject *__pyx_v_data) {
-  Py_ssize_t __pyx_v_name_size;
-  Py_ssize_t __pyx_v_data_size;
-  Py_ssize_t __pyx_v_size;
-  struct __pyx_t_3shm_6layout_node_header __pyx_v_header;
-  struct __pyx_t_3shm_6layout_directory_entry __pyx_v_entry;
-  PyObject *__pyx_v_block = 0;
-  uint8_t *__pyx_v_at;
-  PyObject *__pyx_r = NULL;
-  __Pyx_RefNannyDeclarations
-  PyObject *__pyx_t_1 = NULL;
-  int __pyx_lineno = 0;
-  const char *__pyx_filename = NULL;
-  int __pyx_clineno = 0;
-  __Pyx_RefNannySetupContext("node", 0);
-
-  /* "loader/_plain.pyx":327
- * def node(bytes name, int type_, uint32_t ttl, bytes data):
- *     """compiler.single without flags: the block of a name with one RR."""
- *     cdef Py_ssize_t name_size = PyBytes_GET_SIZE(name), data_size = PyBytes_GET_SIZE(data)             # <<<<<<<<<<<<<<
- *     cdef Py_ssize_t size = NODE_HEADER_SIZE + name_size + DIRECTORY_ENTRY_SIZE + RR_HEAD + data_size
- *     cdef node_header header
-*/
-  __pyx_v_name_size = PyBytes_GET_SIZE(__pyx_v_name);
-  __pyx_v_data_size = PyBytes_GET_SIZE(__pyx_v_data);
-
-  /* "loader/_plain.pyx":328
- *     """compiler.single without flags: the block of a name with one RR."""
- *     cdef Py_ssize_t name_size = PyBytes_GET_SIZE(name), data_size = PyBytes_GET_SIZE(data)
- *     cdef Py_ssize_t size = NODE_HEADER_SIZE + name_size + DIRECTORY_ENTRY_SIZE + RR_HEAD + data_size             # <<<<<<<<<<<<<<
- *     cdef node_header header
- *     cdef directory_entry entry
-*/
-  __pyx_v_size = ((((__pyx_e_3shm_6layout_NODE_HEADER_SIZE + __pyx_v_name_size) + __pyx_e_3shm_6layout_DIRECTORY_ENTRY_SIZE) + __pyx_e_6loader_6_plain_RR_HEAD) + __pyx_v_data_size);
-
-  /* "loader/_plain.pyx":333
- *     cdef bytes block
- *     cdef uint8_t *at
- *     header.units = <uint32_t>((size + 7) >> 3)             # <<<<<<<<<<<<<<
- *     header.name_length = <uint8_t>name_size
- *     header.types = 1
-*/
-  __pyx_v_header.units = ((uint32_t)((__pyx_v_size + 7) >> 3));
-
-  /* "loader/_plain.pyx":334
- *     cdef uint8_t *at
- *     header.units = <uint32_t>((size + 7) >> 3)
- *     header.name_length = <uint8_t>name_size             # <<<<<<<<<<<<<<
- *     header.types = 1
- *     header.flags = 0
-*/
-  __pyx_v_header.name_length = ((uint8_t)__pyx_v_name_size);
-
-  /* "loader/_plain.pyx":335
- *     header.units = <uint32_t>((size + 7) >> 3)
- *     header.name_length = <uint8_t>name_size
- *     header.types = 1             # <<<<<<<<<<<<<<
- *     header.flags = 0
- *     entry.type = <uint16_t>type_
-*/
-  __pyx_v_header.types = 1;
-
-  /* "loader/_plain.pyx":336
- *     header.name_length = <uint8_t>name_size
- *     header.types = 1
- *     header.flags = 0             # <<<<<<<<<<<<<<
- *     entry.type = <uint16_t>type_
- *     entry.count = 1
-*/
-  __pyx_v_header.flags = 0;
-
-  /* "loader/_plain.pyx":337
- *     header.types = 1
- *     header.flags = 0
- *     entry.type = <uint16_t>type_             # <<<<<<<<<<<<<<
- *     entry.count = 1
- *     entry.length = <uint16_t>(RR_HEAD + data_size)
-*/
-  __pyx_v_entry.type = ((uint16_t)__pyx_v_type_);
-
-  /* "loader/_plain.pyx":338
- *     header.flags = 0
- *     entry.type = <uint16_t>type_
- *     entry.count = 1             # <<<<<<<<<<<<<<
- *     entry.length = <uint16_t>(RR_HEAD + data_size)
- *     block = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>header.units << 3)
-*/
-  __pyx_v_entry.count = 1;
-
-  /* "loader/_plain.pyx":339
- *     entry.type = <uint16_t>type_
- *     entry.count = 1
- *     entry.length = <uint16_t>(RR_HEAD + data_size)             # <<<<<<<<<<<<<<
- *     block = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>header.units << 3)
- *     at = <uint8_t *>PyBytes_AS_STRING(block)
-*/
-  __pyx_v_entry.length = ((uint16_t)(__pyx_e_6loader_6_plain_RR_HEAD + __pyx_v_data_size));
-
-  /* "loader/_plain.pyx":340
- *     entry.count = 1
- *     entry.length = <uint16_t>(RR_HEAD + data_size)
- *     block = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>header.units << 3)             # <<<<<<<<<<<<<<
- *     at = <uint8_t *>PyBytes_AS_STRING(block)
- *     memset(at + size, 0, <size_t>((<Py_ssize_t>header.units << 3) - size))
-*/
-  __pyx_t_1 = PyBytes_FromStringAndSize(NULL, (((Py_ssize_t)__pyx_v_header.units) << 3)); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 340, __pyx_L1_error)
-  __Pyx_GOTREF(__pyx_t_1);
-  __pyx_v_block = ((PyObject*)__pyx_t_1);
-  __pyx_t_1 = 0;
-
-  /* "loader/_plain.pyx":341
- *     entry.length = <uint16_t>(RR_HEAD + data_size)
- *     block = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>header.units << 3)
- *     at = <uint8_t *>PyBytes_AS_STRING(block)             # <<<<<<<<<<<<<<
- *     memset(at + size, 0, <size_t>((<Py_ssize_t>header.units << 3) - size))
- *     memcpy(at, &header, NODE_HEADER_SIZE)
-*/
-  __pyx_v_at = ((uint8_t *)PyBytes_AS_STRING(__pyx_v_block));
-
-  /* "loader/_plain.pyx":342
- *     block = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>header.units << 3)
- *     at = <uint8_t *>PyBytes_AS_STRING(block)
- *     memset(at + size, 0, <size_t>((<Py_ssize_t>header.units << 3) - size))             # <<<<<<<<<<<<<<
- *     memcpy(at, &header, NODE_HEADER_SIZE)
- *     at += NODE_HEADER_SIZE
-*/
-  (void)(memset((__pyx_v_at + __pyx_v_size), 0, ((size_t)((((Py_ssize_t)__pyx_v_header.units) << 3) - __pyx_v_size))));
-
-  /* "loader/_plain.pyx":343
- *     at = <uint8_t *>PyBytes_AS_STRING(block)
- *     memset(at + size, 0, <size_t>((<Py_ssize_t>header.units << 3) - size))
- *     memcpy(at, &header, NODE_HEADER_SIZE)             # <<<<<<<<<<<<<<
- *     at += NODE_HEADER_SIZE
- *     memcpy(at, PyBytes_AS_STRING(name), <size_t>name_size)
-*/
-  (void)(memcpy(__pyx_v_at, (&__pyx_v_header), __pyx_e_3shm_6layout_NODE_HEADER_SIZE));
-
-  /* "loader/_plain.pyx":344
- *     memset(at + size, 0, <size_t>((<Py_ssize_t>header.units << 3) - size))
- *     memcpy(at, &header, NODE_HEADER_SIZE)
- *     at += NODE_HEADER_SIZE             # <<<<<<<<<<<<<<
- *     memcpy(at, PyBytes_AS_STRING(name), <size_t>name_size)
- *     at += name_size
-*/
-  __pyx_v_at = (__pyx_v_at + __pyx_e_3shm_6layout_NODE_HEADER_SIZE);
-
-  /* "loader/_plain.pyx":345
- *     memcpy(at, &header, NODE_HEADER_SIZE)
- *     at += NODE_HEADER_SIZE
- *     memcpy(at, PyBytes_AS_STRING(name), <size_t>name_size)             # <<<<<<<<<<<<<<
- *     at += name_size
- *     memcpy(at, &entry, DIRECTORY_ENTRY_SIZE)
-*/
-  (void)(memcpy(__pyx_v_at, PyBytes_AS_STRING(__pyx_v_name), ((size_t)__pyx_v_name_size)));
-
-  /* "loader/_plain.pyx":346
- *     at += NODE_HEADER_SIZE
- *     memcpy(at, PyBytes_AS_STRING(name), <size_t>name_size)
- *     at += name_size             # <<<<<<<<<<<<<<
- *     memcpy(at, &entry, DIRECTORY_ENTRY_SIZE)
- *     at = put16(at + DIRECTORY_ENTRY_SIZE, POINTER)
-*/
-  __pyx_v_at = (__pyx_v_at + __pyx_v_name_size);
-
-  /* "loader/_plain.pyx":347
- *     memcpy(at, PyBytes_AS_STRING(name), <size_t>name_size)
- *     at += name_size
- *     memcpy(at, &entry, DIRECTORY_ENTRY_SIZE)             # <<<<<<<<<<<<<<
- *     at = put16(at + DIRECTORY_ENTRY_SIZE, POINTER)
- *     at = put16(put16(at, <uint32_t>type_), CLASS_IN)
-*/
-  (void)(memcpy(__pyx_v_at, (&__pyx_v_entry), __pyx_e_3shm_6layout_DIRECTORY_ENTRY_SIZE));
-
-  /* "loader/_plain.pyx":348
- *     at += name_size
- *     memcpy(at, &entry, DIRECTORY_ENTRY_SIZE)
- *     at = put16(at + DIRECTORY_ENTRY_SIZE, POINTER)             # <<<<<<<<<<<<<<
- *     at = put16(put16(at, <uint32_t>type_), CLASS_IN)
- *     at = put16(put16(at, ttl >> 16), ttl)
-*/
-  __pyx_v_at = __pyx_f_6loader_6_plain_put16((__pyx_v_at + __pyx_e_3shm_6layout_DIRECTORY_ENTRY_SIZE), __pyx_e_6loader_6_plain_POINTER);
-
-  /* "loader/_plain.pyx":349
- *     memcpy(at, &entry, DIRECTORY_ENTRY_SIZE)
- *     at = put16(at + DIRECTORY_ENTRY_SIZE, POINTER)
- *     at = put16(put16(at, <uint32_t>type_), CLASS_IN)             # <<<<<<<<<<<<<<
- *     at = put16(put16(at, ttl >> 16), ttl)
- *     at = put16(at, <uint32_t>data_size)
-*/
-  __pyx_v_at = __pyx_f_6loader_6_plain_put16(__pyx_f_6loader_6_plain_put16(__pyx_v_at, ((uint32_t)__pyx_v_type_)), __pyx_e_6loader_6_plain_CLASS_IN);
-
-  /* "loader/_plain.pyx":350
- *     at = put16(at + DIRECTORY_ENTRY_SIZE, POINTER)
- *     at = put16(put16(at, <uint32_t>type_), CLASS_IN)
- *     at = put16(put16(at, ttl >> 16), ttl)             # <<<<<<<<<<<<<<
- *     at = put16(at, <uint32_t>data_size)
- *     memcpy(at, PyBytes_AS_STRING(data), <size_t>data_size)
-*/
-  __pyx_v_at = __pyx_f_6loader_6_plain_put16(__pyx_f_6loader_6_plain_put16(__pyx_v_at, (__pyx_v_ttl >> 16)), __pyx_v_ttl);
-
-  /* "loader/_plain.pyx":351
- *     at = put16(put16(at, <uint32_t>type_), CLASS_IN)
- *     at = put16(put16(at, ttl >> 16), ttl)
- *     at = put16(at, <uint32_t>data_size)             # <<<<<<<<<<<<<<
- *     memcpy(at, PyBytes_AS_STRING(data), <size_t>data_size)
- *     return block
-*/
-  __pyx_v_at = __pyx_f_6loader_6_plain_put16(__pyx_v_at, ((uint32_t)__pyx_v_data_size));
-
-  /* "loader/_plain.pyx":352
- *     at = put16(put16(at, ttl >> 16), ttl)
- *     at = put16(at, <uint32_t>data_size)
- *     memcpy(at, PyBytes_AS_STRING(data), <size_t>data_size)             # <<<<<<<<<<<<<<
- *     return block
- * 
-*/
-  (void)(memcpy(__pyx_v_at, PyBytes_AS_STRING(__pyx_v_data), ((size_t)__pyx_v_data_size)));
-
-  /* "loader/_plain.pyx":353
- *     at = put16(at, <uint32_t>data_size)
- *     memcpy(at, PyBytes_AS_STRING(data), <size_t>data_size)
- *     return block             # <<<<<<<<<<<<<<
- * 
- * 
-*/
-  {
-    PyObject *__pyx_temp;
-    {
-      __pyx_temp = __pyx_r;
-      __Pyx_INCREF(__pyx_v_block);
-      __pyx_r = __pyx_v_block;
-    }
-    __Pyx_XDECREF(__pyx_temp);
-  }
-  goto __pyx_L0;
-
-  /* "loader/_plain.pyx":325
- * # ---------------------------------------------------------------- nodes
- * 
- * def node(bytes name, int type_, uint32_t ttl, bytes data):             # <<<<<<<<<<<<<<
- *     """compiler.single without flags: the block of a name with one RR."""
- *     cdef Py_ssize_t name_size = PyBytes_GET_SIZE(name), data_size = PyBytes_GET_SIZE(data)
-*/
-
-  /* function exit code */
-  __pyx_L1_error:;
-  __Pyx_XDECREF(__pyx_t_1);
-  __Pyx_AddTraceback("loader._plain.node", __pyx_clineno, __pyx_lineno, __pyx_filename);
-  __pyx_r = NULL;
-  __pyx_L0:;
-
-
-
-
-
-  __Pyx_XDECREF(__pyx_v_block);
-
-  __Pyx_XGIVEREF(__pyx_r);
-  __Pyx_RefNannyFinishContext();
-  return __pyx_r;
-}
-
-/* "loader/_plain.pyx":356
- * 
- * 
- * cdef uint8_t *put16(uint8_t *at, uint32_t value) noexcept nogil:             # <<<<<<<<<<<<<<
- *     """As on the wire; behind it."""
- *     at[0] = <uint8_t>(value >> 8)
-*/
-
-static uint8_t *__pyx_f_6loader_6_plain_put16(uint8_t *__pyx_v_at, uint32_t __pyx_v_value) {
-  uint8_t *__pyx_r;
-
-  /* "loader/_plain.pyx":358
- * cdef uint8_t *put16(uint8_t *at, uint32_t value) noexcept nogil:
- *     """As on the wire; behind it."""
- *     at[0] = <uint8_t>(value >> 8)             # <<<<<<<<<<<<<<
- *     at[1] = <uint8_t>value
- *     return at + 2
-*/
-  (__pyx_v_at[0]) = ((uint8_t)(__pyx_v_value >> 8));
-
-  /* "loader/_plain.pyx":359
- *     """As on the wire; behind it."""
- *     at[0] = <uint8_t>(value >> 8)
- *     at[1] = <uint8_t>value             # <<<<<<<<<<<<<<
- *     return at + 2
-*/
-  (__pyx_v_at[1]) = ((uint8_t)__pyx_v_value);
-
-  /* "loader/_plain.pyx":360
- *     at[0] = <uint8_t>(value >> 8)
- *     at[1] = <uint8_t>value
- *     return at + 2             # <<<<<<<<<<<<<<
-*/
-  {
-
-    __pyx_r = (__pyx_v_at + 2);
-  }
-  goto __pyx_L0;
-
-  /* "loader/_plain.pyx":356
- * 
- * 
- * cdef uint8_t *put16(uint8_t *at, uint32_t value) noexcept nogil:             # <<<<<<<<<<<<<<
- *     """As on the wire; behind it."""
- *     at[0] = <uint8_t>(value >> 8)
-*/
-
-  /* function exit code */
-  __pyx_L0:;
-  return __pyx_r;
-}
-
 /* "(tree fragment)":4
  *     int __Pyx_CheckUnpickleChecksum(long, long, long, long, const char*) except -1
  *     int __Pyx_UpdateUnpickledDict(object, object, Py_ssize_t) except -1
@@ -8104,15 +7487,15 @@ static uint8_t *__pyx_f_6loader_6_plain_put16(uint8_t *__pyx_v_at, uint32_t __py
 */
 
 /* Python wrapper */
-static PyObject *__pyx_pw_6loader_6_plain_3__pyx_unpickle_Short(PyObject *__pyx_self, 
+static PyObject *__pyx_pw_6loader_6_plain_1__pyx_unpickle_Short(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
 PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 #else
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-static PyMethodDef __pyx_mdef_6loader_6_plain_3__pyx_unpickle_Short = {"__pyx_unpickle_Short", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_6loader_6_plain_3__pyx_unpickle_Short, __Pyx_METH_FASTCALL|METH_KEYWORDS, 0};
-static PyObject *__pyx_pw_6loader_6_plain_3__pyx_unpickle_Short(PyObject *__pyx_self, 
+static PyMethodDef __pyx_mdef_6loader_6_plain_1__pyx_unpickle_Short = {"__pyx_unpickle_Short", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_6loader_6_plain_1__pyx_unpickle_Short, __Pyx_METH_FASTCALL|METH_KEYWORDS, 0};
+static PyObject *__pyx_pw_6loader_6_plain_1__pyx_unpickle_Short(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
 PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 #else
@@ -8195,7 +7578,7 @@ PyObject *__pyx_args, PyObject *__pyx_kwds
   return NULL;
   __pyx_L4_argument_unpacking_done:;
   if (unlikely(!__Pyx_ArgTypeTest(((PyObject *)__pyx_v___pyx_state), (&PyTuple_Type), 1, "__pyx_state", 1))) __PYX_ERR(1, 4, __pyx_L1_error)
-  __pyx_r = __pyx_pf_6loader_6_plain_2__pyx_unpickle_Short(__pyx_self, __pyx_v___pyx_type, __pyx_v___pyx_checksum, __pyx_v___pyx_state);
+  __pyx_r = __pyx_pf_6loader_6_plain___pyx_unpickle_Short(__pyx_self, __pyx_v___pyx_type, __pyx_v___pyx_checksum, __pyx_v___pyx_state);
 
   /* function exit code */
   goto __pyx_L0;
@@ -8215,7 +7598,7 @@ PyObject *__pyx_args, PyObject *__pyx_kwds
   return __pyx_r;
 }
 
-static PyObject *__pyx_pf_6loader_6_plain_2__pyx_unpickle_Short(CYTHON_UNUSED PyObject *__pyx_self, PyObject *__pyx_v___pyx_type, long __pyx_v___pyx_checksum, PyObject *__pyx_v___pyx_state) {
+static PyObject *__pyx_pf_6loader_6_plain___pyx_unpickle_Short(CYTHON_UNUSED PyObject *__pyx_self, PyObject *__pyx_v___pyx_type, long __pyx_v___pyx_checksum, PyObject *__pyx_v___pyx_state) {
   PyObject *__pyx_v___pyx_result = 0;
   PyObject *__pyx_r = NULL;
   __Pyx_RefNannyDeclarations
@@ -8678,14 +8061,14 @@ static int __Pyx_modinit_Exttype___pyx_obj_6loader_6_plain_Short(__pyx_mstatetyp
   __pyx_vtable_6loader_6_plain_Short.know_zone = (int (*)(struct __pyx_obj_6loader_6_plain_Short *, char const *, Py_ssize_t))__pyx_f_6loader_6_plain_5Short_know_zone;
   __pyx_vtable_6loader_6_plain_Short.made = (PyObject *(*)(struct __pyx_obj_6loader_6_plain_Short *, PyObject *, PyObject *, struct __pyx_t_6loader_6_plain_value_t *))__pyx_f_6loader_6_plain_5Short_made;
   #if CYTHON_USE_TYPE_SPECS
-  __pyx_mstate->__pyx_ptype_6loader_6_plain_Short = (PyTypeObject *) __Pyx_PyType_FromModuleAndSpec(__pyx_m, &__pyx_type_6loader_6_plain_Short_spec, NULL); if (unlikely(!__pyx_mstate->__pyx_ptype_6loader_6_plain_Short)) __PYX_ERR(0, 58, __pyx_L1_error)
+  __pyx_mstate->__pyx_ptype_6loader_6_plain_Short = (PyTypeObject *) __Pyx_PyType_FromModuleAndSpec(__pyx_m, &__pyx_type_6loader_6_plain_Short_spec, NULL); if (unlikely(!__pyx_mstate->__pyx_ptype_6loader_6_plain_Short)) __PYX_ERR(0, 52, __pyx_L1_error)
   #else
   __pyx_mstate->__pyx_ptype_6loader_6_plain_Short = &__pyx_type_6loader_6_plain_Short;
   #endif
   #if !CYTHON_COMPILING_IN_LIMITED_API
   #endif
   #if !CYTHON_USE_TYPE_SPECS
-  if (__Pyx_PyType_Ready(__pyx_mstate->__pyx_ptype_6loader_6_plain_Short) < (0)) __PYX_ERR(0, 58, __pyx_L1_error)
+  if (__Pyx_PyType_Ready(__pyx_mstate->__pyx_ptype_6loader_6_plain_Short) < (0)) __PYX_ERR(0, 52, __pyx_L1_error)
   #endif
   #if CYTHON_COMPILING_IN_CPYTHON && PY_VERSION_HEX >= 0x030E0000
   PyUnstable_Object_EnableDeferredRefcount((PyObject*)__pyx_mstate->__pyx_ptype_6loader_6_plain_Short);
@@ -8697,7 +8080,7 @@ static int __Pyx_modinit_Exttype___pyx_obj_6loader_6_plain_Short(__pyx_mstatetyp
   #endif
   #if CYTHON_UPDATE_DESCRIPTOR_DOC
   {
-    PyObject *wrapper = PyObject_GetAttrString((PyObject *)__pyx_mstate->__pyx_ptype_6loader_6_plain_Short, "__init__"); if (unlikely(!wrapper)) __PYX_ERR(0, 58, __pyx_L1_error)
+    PyObject *wrapper = PyObject_GetAttrString((PyObject *)__pyx_mstate->__pyx_ptype_6loader_6_plain_Short, "__init__"); if (unlikely(!wrapper)) __PYX_ERR(0, 52, __pyx_L1_error)
     if (Py_IS_TYPE(wrapper, &PyWrapperDescr_Type)) {
       __pyx_wrapperbase_6loader_6_plain_5Short___init__ = *((PyWrapperDescrObject *)wrapper)->d_base;
       __pyx_wrapperbase_6loader_6_plain_5Short___init__.doc = __pyx_doc_6loader_6_plain_5Short___init__;
@@ -8705,9 +8088,9 @@ static int __Pyx_modinit_Exttype___pyx_obj_6loader_6_plain_Short(__pyx_mstatetyp
     }
   }
   #endif
-  if (__Pyx_SetVtable(__pyx_mstate->__pyx_ptype_6loader_6_plain_Short, __pyx_vtabptr_6loader_6_plain_Short) < (0)) __PYX_ERR(0, 58, __pyx_L1_error)
-  if (PyObject_SetAttr(__pyx_m, __pyx_mstate_global->__pyx_n_u_Short, (PyObject *) __pyx_mstate->__pyx_ptype_6loader_6_plain_Short) < (0)) __PYX_ERR(0, 58, __pyx_L1_error)
-  if (__Pyx_setup_reduce((PyObject *) __pyx_mstate->__pyx_ptype_6loader_6_plain_Short) < (0)) __PYX_ERR(0, 58, __pyx_L1_error)
+  if (__Pyx_SetVtable(__pyx_mstate->__pyx_ptype_6loader_6_plain_Short, __pyx_vtabptr_6loader_6_plain_Short) < (0)) __PYX_ERR(0, 52, __pyx_L1_error)
+  if (PyObject_SetAttr(__pyx_m, __pyx_mstate_global->__pyx_n_u_Short, (PyObject *) __pyx_mstate->__pyx_ptype_6loader_6_plain_Short) < (0)) __PYX_ERR(0, 52, __pyx_L1_error)
+  if (__Pyx_setup_reduce((PyObject *) __pyx_mstate->__pyx_ptype_6loader_6_plain_Short) < (0)) __PYX_ERR(0, 52, __pyx_L1_error)
   __Pyx_RefNannyFinishContext();
   return 0;
   __pyx_L1_error:;
@@ -8787,7 +8170,7 @@ namespace {
   {
       PyModuleDef_HEAD_INIT,
       "_plain",
-      __pyx_k_The_short_way_of_what_most_keys, /* m_doc */
+      __pyx_k_The_short_way_from_a_key_of_sche, /* m_doc */
     #if CYTHON_USE_MODULE_STATE
       sizeof(__pyx_mstatetype), /* m_size */
     #else
@@ -9020,7 +8403,7 @@ __Pyx_RefNannySetupContext("PyInit__plain", 0);
   stringtab_initialized = 1;
   if (__Pyx_InitGlobals() < (0)) __PYX_ERR(0, 1, __pyx_L1_error)
   if (__pyx_module_is_main_loader___plain) {
-    if (PyObject_SetAttr(__pyx_m, __pyx_mstate_global->__pyx_n_u_name_2, __pyx_mstate_global->__pyx_n_u_main) < (0)) __PYX_ERR(0, 1, __pyx_L1_error)
+    if (PyObject_SetAttr(__pyx_m, __pyx_mstate_global->__pyx_n_u_name, __pyx_mstate_global->__pyx_n_u_main) < (0)) __PYX_ERR(0, 1, __pyx_L1_error)
   }
   {
     PyObject *modules = PyImport_GetModuleDict(); if (unlikely(!modules)) __PYX_ERR(0, 1, __pyx_L1_error)
@@ -9045,8 +8428,8 @@ __Pyx_RefNannySetupContext("PyInit__plain", 0);
   if (__Pyx_InitAfterSharedUtility() < (0)) __PYX_ERR(0, 1, __pyx_L1_error)
   /*--- Execution code ---*/
 
-  /* "loader/_plain.pyx":17
- * from shm.layout cimport DIRECTORY_ENTRY_SIZE, NODE_HEADER_SIZE, directory_entry, node_header
+  /* "loader/_plain.pyx":14
+ * from libc.string cimport memchr, memcmp, memcpy
  * 
  * from loader import names             # <<<<<<<<<<<<<<
  * 
@@ -9054,76 +8437,76 @@ __Pyx_RefNannySetupContext("PyInit__plain", 0);
 */
   {
     PyObject* const __pyx_imported_names[] = {__pyx_mstate_global->__pyx_n_u_names};
-    __pyx_t_1 = __Pyx_Import(__pyx_mstate_global->__pyx_n_u_loader, __pyx_imported_names, 1, NULL, 0); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 17, __pyx_L1_error)
+    __pyx_t_1 = __Pyx_Import(__pyx_mstate_global->__pyx_n_u_loader, __pyx_imported_names, 1, NULL, 0); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 14, __pyx_L1_error)
   }
   __pyx_t_2 = __pyx_t_1;
   __Pyx_GOTREF(__pyx_t_2);
   {
     PyObject* const __pyx_imported_names[] = {__pyx_mstate_global->__pyx_n_u_names};
     __pyx_t_3 = 0; {
-      __pyx_t_4 = __Pyx_ImportFrom(__pyx_t_2, __pyx_imported_names[__pyx_t_3]); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 17, __pyx_L1_error)
+      __pyx_t_4 = __Pyx_ImportFrom(__pyx_t_2, __pyx_imported_names[__pyx_t_3]); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 14, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_4);
-      if (PyDict_SetItem(__pyx_mstate_global->__pyx_d, __pyx_imported_names[__pyx_t_3], __pyx_t_4) < (0)) __PYX_ERR(0, 17, __pyx_L1_error)
+      if (PyDict_SetItem(__pyx_mstate_global->__pyx_d, __pyx_imported_names[__pyx_t_3], __pyx_t_4) < (0)) __PYX_ERR(0, 14, __pyx_L1_error)
       __Pyx_DECREF(__pyx_t_4); __pyx_t_4 = 0;
     }
   }
   __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
 
-  /* "loader/_plain.pyx":41
+  /* "loader/_plain.pyx":35
  * 
  * #: One object for each TTL, as most keys share theirs.
  * cdef dict _TTLS = {}             # <<<<<<<<<<<<<<
  * 
  * cdef object _A = TYPE_A
 */
-  __pyx_t_2 = __Pyx_PyDict_NewPresized(0); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 41, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_PyDict_NewPresized(0); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 35, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
   __Pyx_XGOTREF(__pyx_v_6loader_6_plain__TTLS);
   __Pyx_DECREF_SET(__pyx_v_6loader_6_plain__TTLS, ((PyObject*)__pyx_t_2));
   __Pyx_GIVEREF(__pyx_t_2);
   __pyx_t_2 = 0;
 
-  /* "loader/_plain.pyx":43
+  /* "loader/_plain.pyx":37
  * cdef dict _TTLS = {}
  * 
  * cdef object _A = TYPE_A             # <<<<<<<<<<<<<<
  * cdef object _AAAA = TYPE_AAAA
  * 
 */
-  __pyx_t_2 = __Pyx_PyLong_From___pyx_anon_enum(__pyx_e_6loader_6_plain_TYPE_A); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 43, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_PyLong_From___pyx_anon_enum(__pyx_e_6loader_6_plain_TYPE_A); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 37, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
   __Pyx_XGOTREF(__pyx_v_6loader_6_plain__A);
   __Pyx_DECREF_SET(__pyx_v_6loader_6_plain__A, __pyx_t_2);
   __Pyx_GIVEREF(__pyx_t_2);
   __pyx_t_2 = 0;
 
-  /* "loader/_plain.pyx":44
+  /* "loader/_plain.pyx":38
  * 
  * cdef object _A = TYPE_A
  * cdef object _AAAA = TYPE_AAAA             # <<<<<<<<<<<<<<
  * 
  * 
 */
-  __pyx_t_2 = __Pyx_PyLong_From___pyx_anon_enum(__pyx_e_6loader_6_plain_TYPE_AAAA); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 44, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_PyLong_From___pyx_anon_enum(__pyx_e_6loader_6_plain_TYPE_AAAA); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 38, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
   __Pyx_XGOTREF(__pyx_v_6loader_6_plain__AAAA);
   __Pyx_DECREF_SET(__pyx_v_6loader_6_plain__AAAA, __pyx_t_2);
   __Pyx_GIVEREF(__pyx_t_2);
   __pyx_t_2 = 0;
 
-  /* "loader/_plain.pyx":76
+  /* "loader/_plain.pyx":70
  *         self.zone = b""
  * 
  *     def gift(self, str key, bytes value, object revision):             # <<<<<<<<<<<<<<
  *         """(name, gift: loader/compiler.py) of a key; None: the long way."""
  *         cdef Py_ssize_t size, zone_size, owner_size
 */
-  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6loader_6_plain_5Short_3gift, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_Short_gift, NULL, __pyx_mstate_global->__pyx_n_u_loader__plain, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[0])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 76, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6loader_6_plain_5Short_3gift, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_Short_gift, NULL, __pyx_mstate_global->__pyx_n_u_loader__plain, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[0])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 70, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
   #if CYTHON_COMPILING_IN_CPYTHON && PY_VERSION_HEX >= 0x030E0000
   PyUnstable_Object_EnableDeferredRefcount(__pyx_t_2);
   #endif
-  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6loader_6_plain_Short, __pyx_mstate_global->__pyx_n_u_gift, __pyx_t_2) < (0)) __PYX_ERR(0, 76, __pyx_L1_error)
+  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6loader_6_plain_Short, __pyx_mstate_global->__pyx_n_u_gift, __pyx_t_2) < (0)) __PYX_ERR(0, 70, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
 
   /* "(tree fragment)":1
@@ -9153,21 +8536,6 @@ __Pyx_RefNannySetupContext("PyInit__plain", 0);
   if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6loader_6_plain_Short, __pyx_mstate_global->__pyx_n_u_setstate_cython, __pyx_t_2) < (0)) __PYX_ERR(1, 17, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
 
-  /* "loader/_plain.pyx":325
- * # ---------------------------------------------------------------- nodes
- * 
- * def node(bytes name, int type_, uint32_t ttl, bytes data):             # <<<<<<<<<<<<<<
- *     """compiler.single without flags: the block of a name with one RR."""
- *     cdef Py_ssize_t name_size = PyBytes_GET_SIZE(name), data_size = PyBytes_GET_SIZE(data)
-*/
-  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6loader_6_plain_1node, 0, __pyx_mstate_global->__pyx_n_u_node, NULL, __pyx_mstate_global->__pyx_n_u_loader__plain, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[3])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 325, __pyx_L1_error)
-  __Pyx_GOTREF(__pyx_t_2);
-  #if CYTHON_COMPILING_IN_CPYTHON && PY_VERSION_HEX >= 0x030E0000
-  PyUnstable_Object_EnableDeferredRefcount(__pyx_t_2);
-  #endif
-  if (PyDict_SetItem(__pyx_mstate_global->__pyx_d, __pyx_mstate_global->__pyx_n_u_node, __pyx_t_2) < (0)) __PYX_ERR(0, 325, __pyx_L1_error)
-  __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
-
   /* "(tree fragment)":4
  *     int __Pyx_CheckUnpickleChecksum(long, long, long, long, const char*) except -1
  *     int __Pyx_UpdateUnpickledDict(object, object, Py_ssize_t) except -1
@@ -9175,7 +8543,7 @@ __Pyx_RefNannySetupContext("PyInit__plain", 0);
  *     cdef object __pyx_result
  *     __Pyx_CheckUnpickleChecksum(__pyx_checksum, 0x0460678, 0x68243bd, 0xa43a4a9, b'base, default_ttl, prefix, zone, zone_text')
 */
-  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6loader_6_plain_3__pyx_unpickle_Short, 0, __pyx_mstate_global->__pyx_n_u_pyx_unpickle_Short, NULL, __pyx_mstate_global->__pyx_n_u_loader__plain, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[4])); if (unlikely(!__pyx_t_2)) __PYX_ERR(1, 4, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6loader_6_plain_1__pyx_unpickle_Short, 0, __pyx_mstate_global->__pyx_n_u_pyx_unpickle_Short, NULL, __pyx_mstate_global->__pyx_n_u_loader__plain, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[3])); if (unlikely(!__pyx_t_2)) __PYX_ERR(1, 4, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
   #if CYTHON_COMPILING_IN_CPYTHON && PY_VERSION_HEX >= 0x030E0000
   PyUnstable_Object_EnableDeferredRefcount(__pyx_t_2);
@@ -9259,38 +8627,38 @@ static int __Pyx_InitConstants(__pyx_mstatetype *__pyx_mstate) {
   int __pyx_clineno = 0;
   CYTHON_UNUSED_VAR(__pyx_mstate);
   {
-    const struct { const unsigned int length: 8; } str_length_index[] = {{15},{1},{1},{179},{8},{7},{6},{2},{9},{17},{7},{5},{23},{25},{10},{20},{12},{8},{8},{12},{8},{10},{8},{7},{14},{12},{11},{10},{20},{14},{12},{10},{17},{13},{12},{12},{19},{5},{13},{18},{2},{4},{5},{18},{4},{9},{11},{3},{5},{5},{9},{3},{4},{6},{7},{5},{3},{6},{6},{13},{4},{9},{5},{4},{5},{10},{3},{6},{8},{4},{10},{4},{5},{4},{3},{5},{6},{12},{5},{6},{6},{9}};
-    const struct { const unsigned int length: 9; } bytes_length_index[] = {{0},{1},{11},{55},{326},{155},{322}};
+    const struct { const unsigned int length: 8; } str_length_index[] = {{15},{1},{1},{179},{8},{7},{6},{2},{9},{17},{7},{5},{23},{25},{10},{20},{12},{8},{8},{12},{8},{10},{8},{7},{14},{12},{11},{10},{20},{14},{12},{10},{17},{13},{12},{12},{19},{5},{13},{18},{4},{18},{11},{3},{5},{9},{3},{4},{7},{5},{3},{6},{6},{13},{4},{5},{5},{10},{3},{6},{8},{4},{10},{4},{5},{4},{5},{6},{12},{5},{6},{6},{9}};
+    const struct { const unsigned int length: 9; } bytes_length_index[] = {{0},{1},{11},{55},{155},{322}};
     #ifndef CYTHON_COMPRESS_STRINGS
       #define CYTHON_COMPRESS_STRINGS 90
     #endif
-    #if (CYTHON_COMPRESS_STRINGS) == 1 /* compression: zlib (1144 bytes) */
-static const char cstring[] = "x\332mRMs\323H\020\305\213!\206\244\002\336\030\002\311a\345\360\231\3750\0336\020\n\250b\035B\330\255\332b\343$\220\202\204\022c\251e\213(\222\255\0319qv\0179\3728\3079\352\250\243\216:\372\350\343\034}\344\047\360\023\266Gr\302\327\252J3\255\247\236\356\367\336\364m\346\003h\226O\032{\340\262\371\312\223\027\036\003\2155\t\323\236vY\323s5\233j&8v\035|\302\300\351j\224\371\266\301\300WI\256\266\366l\355\227\305\007\213\032qM\315\207\367`0\252\321\240n8\204R\240\232gi\365\300v\230\355j\254\333\002Z\321\376\264\264\256\027h.\200\2511Oka\336\347\007X\023\\\215\002S\201v\213\270\256\307\010\263=W\307\343\266\333\270\245\231\266\217M\354\016\250\323\253\304\241P!\246\251c\036\2306%u\007\300Uk\303\260i\026\231\216GL\360\357\350-\207\330n\245\325=X&\346\013\262\007\033M\317g\351R\321u\037\314\300\000\335HE\353\3721\214T(2\370\372G\303\266\230\256\257u\017\360]A;\364\027p\300\326\301\322\365\021e\320\3611\325\037|\254\3005\324\3368.\206\317\036rIw\317\014\234\024q\221R\272\303\276\332\220\247n4\301\330\245\301^\366\345\003\r\034\226\305\243:*T\306fQ\340\266lc\027\253\245$3\254\303\224\007\252`; \316q\217\221Z\375\033\335\047\000\034\250\017\224\177\302\213~\306\376\033[2\2556\325\r\317\367\002\274o \264\353\032\266W9\001(auB\241\356x\306\256\341 \240\243\003\314\047\006\324\211\261k\022F\324\253S\373\020L\260\210\222\312\230\003\256\211\203\351w-/pM\313\367\366t\206V\243\223\352\n\232\240n\026\257\235\032\266m3\330\243\273\320\305#\r\326\314.=[+\331\325+!\251\030\325B\005\324\365L\360\366]\360\323%\305[^\253\345\203e\037\370\320\261)N\036\005\307B\271#J*%U\256X \275\324\374\240\205\314!\240p\342K\2078A\266\320}\342\342h\036zn\326\367\367\243\3340\177-\\\010W\243\362Q\356C\376\007\321\226\332\257\361x\362\250\277+k\353\303\374\024\277\047\na.,\016\363cG\377\362%Q\036\026n\205\355\250\020O&d\230\037\357-\250c\232:\224\223\013+reSn\276\224/_\r\363\263r\366\347h9z\237|\047\037\376=\360e\355\265|\275-\267w>\236?uf\2747\317\037\213 \\\016\215h*\252\016\363\347{w\304\325\260\254""\202y\276p\262\235\353]\3413\"\r\256\362\262\332f\370#\321\014\353\021\322\236\220\0237\302ZhE\177%g\223F\177c\220S\t\263\262\244P\242j\224{\277\365\352\374,7\304L\3708\352\304[\311\323\204\366\347\372\325\354\347b\257\315\013\"\227~\214\020yAC\261\323(\357\013\030\023\307x[\225\277\324#=\312\347d\351\307\250|\374\035\360*\337\304\026\017\242\205/\241\222\330\010\317\204\265c\220\361\207\242\366\177\215R\027?\026N\235\237U\366\026y\211o\211\225p22\343\371d1\331\357\233\003\204/*\n\342\254pT\343\261\243No\213?\303\016\265a\341{\264\2460\315\333\037pa\342>V=\023m\304\371\370\217\344y\377\336\340\364`q\320\221/w\344\016\221\304\224fS6\251\244\207\362\360\037U\246=,\\\220\027n\206fT\216\226\342\237\222\255~\365\303\227H\355\250\372\261t\352\334\004\272@\371m$81\205W\223\345\2200\210\252\021R\230\354\001\277\3131\030\357\335\343\247\345\224\032\251\225h,\242\361\315$\227\\\226O\326\344ZM\326p2\336\312\267\357\344;\244\002\022\254Q\255\213\362\242r\243\204V\241\314Ia\205\325\360Ut?.\305\353q[\325\274\317\247xu\224\\\342\253bNT\225O\305O\351[\321j|=\256\047\271\257\323/\361W\342\256r)M/\362i\221\023\323a\036G\217\250\324%>\307\227q@Jb3\234\211\026\260\312\261\300\242\232<\361\034\007\207\305KI9K\276\306\3279\025\327\305\373(\027M\307\005\324V\374\344\307m\004\257\304\227\343n?\337\1776(\016n\014\016\345\3537\362\315\366\177\373~\2655";
-    PyObject *data = __Pyx_DecompressString(cstring, 1144, 1);
+    #if (CYTHON_COMPRESS_STRINGS) == 1 /* compression: zlib (921 bytes) */
+static const char cstring[] = "x\332eR\277o\0337\024\216\020\265V\353\300\261j5.\322\241t\222\306\016\212\252U\340\037\005Z \225k;\355bXN\035\243i\202\013u|\0471:\335IG\236,\271\035<j\344x\343\2157\336\250Q\243F\216\032\375\047\344O\350\243Nv\322\204\300=>>~|\374\276\217\267!\003\000\342\004\264\321\006O>*?9\364%\020\331\244\222\3746\220M\337#\\\020\006.\257C@%\270\003\"d\300m\t\201\001y\344h\377\350\373\315\2376\t\365\030\t\340\r\330R\020\021\326m\227\n\001\202\370\016\251\207\334\225\334#r\320\001Q&\1778d\340\207\304\003`D\372\244\203\270\367\017\310&xD\2004\tY\247\236\347K*\271\357Yx\234{\215u\302x\200\227\360\036\230\323\007\324\025P\246\214Y\210\003\306\005\255\273\000\236\211\r\233\213,c\256O\031\004?X\035\227r\257\334\031\364w);\244mx\326\364\0039\013e\313\n\200\2056X\366L\264e]\225\221\212@\006\037n4\270#-\353h\320\307o\017\355\260\016\241/\217\301\261\2549e\260p0\263\203\303\t=\333\314\215\253f8\332\310e6\373,tg\025\017)\315f83\023\362\264\354&\330-\021\266\263U\000\"te\226\317\373\230\324\030\233e\241\327\341v\013\273\315Hf\265\2364\036\230\206\335\220\272Ww\314\325Z\037\351\276.@\337,P\3765/\361\036\373\217l\311\264ra\331~\340\207\370\336@\305\300\263\271_\276.\210:\025`\273\230Y(]\006\324\206:\265[\014\034jdI\351\202\307\034?\304\020\370mK\242\243h\230q\032\337U\330\234s\tm\321\202\001\342\032\262\231\275j\026\313\331\333\032\246\346\023\376\231\007\301,X\202\237C\307\357t\002px?\200\036\027\3707\tp\035\2240\277\332@fj\314\22537\303\016\303e(\340Zh\217\272a\026\304\031\365\360_;\367Q\2079\371\353En\232\277\037W\342\203d\355\"w\231\377&\352j\362c\2728\372y\334\322\265\343i~EmE\2058\027\027\247\371\205\213\177\325N\2646-\254\307\335\244\220.\215\3504\2778\254\\\344\336\026n|\376\265\331(\252\222:\215\366\342\245\204\245\217F\233\243\2631\233`yY-\250n\364i\344&k\246Kox\252\366\243RT\233\026\276P\270\275\252\272\227\030d\264\035\257&\237$\317\322|\372\373\350\351xkrs\2629\351\351\223\227\372%\325\224i\326\324M\241\305\271>\377\307\264\351N\013\267\365\355\2071K\326\222\235\364\273\321""\351\270z\371\377J\355\242\372\266t\343\263[\303\315\241P\033H\360\326\212\252\314O\3218L\252\tRX\032\202z\2540Y\034n\251\233z\305\230\261\227,$\"}8\312\215\356\350\047G\372\250\246k\047\372\344\225~\365Z\277F*\240\301\231\367Z\326\313\004\335)\3055#s)r\342j\374<\331NK\351q\3325=\267\325\212\252\316\301%u\020\335\213\252\306\247\342;\370ir\220>H\353\243\334\207\360/\325\363\350\261qi\006/\252\325(\027\255\306\371x7\246\006\272\243\356\251]e\243\221\177\306w\223\nv\271\022XTw\243J\3644\376%\221\351\316h-\003\337W\307JD\017\2427I.YM\013\250\255\370\316\217\r,~\225\336I\007\343\374x\177R\234|;9\327\177\275\320/\376\376\017\237?%k";
+    PyObject *data = __Pyx_DecompressString(cstring, 921, 1);
     #define __Pyx_DecompressString_LZSS_UNUSED
     if (unlikely(!data)) __PYX_ERR(0, 1, __pyx_L1_error)
     const char* const bytes = __Pyx_PyBytes_AsString(data);
     #if !CYTHON_ASSUME_SAFE_MACROS
     if (likely(bytes)); else { Py_DECREF(data); __PYX_ERR(0, 1, __pyx_L1_error) }
     #endif
-    #elif (CYTHON_COMPRESS_STRINGS) > 0 && (CYTHON_COMPRESS_STRINGS) <= 90 /* compression: lzss (1450 bytes) */
-static const char cstring[] = "\377(tree fr\377agment).\377?Note th\377at Cytho\377n is del\377iberatel\377y strict\373er!\001n PEP\377-484 and\377 rejects\377 subclas\377ses of b\377uiltin t\377ypes. If\377 you nee?d to p%\000%\t\377then set\376\200\000e \047anno\177tation_<\000\377ing\047 dir\366b\000iv\242\000o Fa\377lse.add_\376%\000edisabl\367een\002\001gcis\376\004\003dloader\377/_plain.\377pyxBadNa\177meShort\000\002\377.__reduc7e_c\360\002__\017\005\210\000\371s\177\000\t\rgift_\257_Pyx\001\000D\214 _\377NextRef_\375_\254\004e____d\274\026\001\006\000func\014\001g\223etG\003\032\000m\211\000 \001m/odul)\002n\220\0002\001\347new9\001\245\000_ch\377ecksum__~\n\001result\006\003\360A\004!\001\325!\033\003unpicckK\000\325\002/\003vt\220!\236\212\001qual\\\005\347\004_L\347\016\200&ex\276\001\207@_\220\005\361s\263\010\206.\346\003is_c\357orou\355@eas\277yncio.\010\006s\377atbasebl\377ockcline\373_i\324@raceb\177ackdata\000\001\377_sizedef\375a\347\001ttlend\377entryfou\377ndfrom_t\230\350 \307 \377!he\326A\364@s\377ciiitemswkey0\000gth\357C\202\365C.\365C\335!\340\"_\001\352!s\377nodeowne\371r\000\002v\002poppr\377efixrevi\375s\367`selfse\201t\214\004\232\001\214b\202\001\234\000\370\"u}p\273\000euse_\247e\337value\000\002sw\177antedzo\355\000\376\327\001@\200\001\330\004#\240\3771\240F\250!\200\001\340\377\004\037\230q\320 0\260\377\013\270;\300k\320QR\377\330\004\023\2205\230\010\240\377\001\240\021\330\004\007\200|\377\2207\230!\330\010\047\240\377q\250\010\260\016\270a\330\257\004\013\21013\001 1\001\001\377\3201D\320DT\320T\377U\320UV\330\004\033\320\377\033,\250B\250j\270\002\377\320:O\310r\320QY\377\320Y[\320[\\\360\n\377\000\005\013\210)\220<\230\377u\240B\240c\250\023\250\377A\330\004\n\210/\230\031\273\240!\005\001)\2201\000\004\330\177\004\t\210\030\220\032\230\r\000\357\t\210\031\220\033\000\t\210\032\177\220;\230h\240b\250\264\000\377\014\320\014%\240Q\240f\377\250L\270\006\270g\300S}\310\310\000\t\210\033\320\024\022\001\376\231\000\n\210!\2103\210b\377\220\006\220c\230\032\240<""\377\250v\260W\270C\270s\367\300\"\300l\002!\2104\210\017q\220\010\230\376\000\047\000\177\001\017\000\027\320\017 \352\000\027\334\000\n\n&\000\367\007\220q\214\001\025\210a\210\377s\220\"\320\024*\250!\276\010\005u\220A\220T`\0008\373\2501\005\013\024\230S\240\005\373\240Q0\005t\220:\230Q|U\021\301\"\360\010\000\n\033\333!\377\021\220\024\220W\230D\240\377\016\250d\260)\2704\270ow\300d\310\363 \020\220\200\000\357\230\006\230lu\001\007\200v\277\210W\220E\230\024N\000\010}\022\230 \010\027\220q\340\002\000\377t\2306\240\027\250\005\250\377S\260\004\260H\270G\300\3775\310\003\3104\310v\320\377U\\\320\\a\320ad\377\320dh\320hs\320s\357z\320z{\317Aq\330\010\377\017\320\017&\240d\250!\377\2507\260+\270W\300A\375\340\004\013Q\200A\360\024\000\273\t\014\254 s\220(\375@\014\371\023\237@0\003a\240u\250A\377\250Q\330\010\016\210e\220\3732\220\006\000\013\2105\220\003\373\320\023\317aD\250\007\250s\377\260&\270\001\270\026\320?\277P\320PQ\320Q\227`]\337\320]`\320`\210\000e\320wef\330F\003\020\320\020\363!\375\024\250 \010\020\220\016\230f\377\240A\240V\2506\260\024\367\260R\260\236\000\013\2106\220\367\023\220A&\004\024\220F\230\377\"\230A\330\010\021\220\021\375\330&\006W\250F\260$\260\337b\270\001\330\010!\013\025\220\347V\2302\242!*\002\021\220\027\277\230\001\230\027\240\004\370`a\276\047\0017\220\"\220B\236`\024\277\230T\240\032\2501C\000!\332\216\004\021\366a\230G\266`t\260\3677\270!\047\003#\220R\220\377s\230$\230j\250\001\250\267\027\260\010\331\000\021\330\207&(\376\022\000\030\260\026\260y\300\004\377\300E\310\021\310%\310z?\320YZ\320Z[";
-    PyObject *data = __Pyx_DecompressString_LZSS(cstring, 1450, 1751);
+    #elif (CYTHON_COMPRESS_STRINGS) > 0 && (CYTHON_COMPRESS_STRINGS) <= 90 /* compression: lzss (1159 bytes) */
+static const char cstring[] = "\377(tree fr\377agment).\377?Note th\377at Cytho\377n is del\377iberatel\377y strict\373er!\001n PEP\377-484 and\377 rejects\377 subclas\377ses of b\377uiltin t\377ypes. If\377 you nee?d to p%\000%\t\377then set\376\200\000e \047anno\177tation_<\000\377ing\047 dir\366b\000iv\242\000o Fa\377lse.add_\376%\000edisabl\367een\002\001gcis\376\004\003dloader\377/_plain.\377pyxBadNa\177meShort\000\002\377.__reduc7e_c\360\002__\017\005\210\000\371s\177\000\t\rgift_\257_Pyx\001\000D\214 _\377NextRef_\375_\254\004e____d\274\026\001\006\000func\014\001g\223etG\003\032\000m\211\000 \001m/odul)\002n\220\0002\001\347new9\001\245\000_ch\377ecksum__~\n\001result\006\003\360A\004!\001\325!\033\003unpicckK\000\325\002/\003vt\220!\236\212\001qual\\\005\347\004_L\347\016\200&ex\276\001\207@_\220\005\361s\263\010\206.\346\003is_c\357orou\355@eas\277yncio.\010\006s\377baseclin\367e_i\315@race\377backdefa\376\323\001ttlendf\373ou\002\000rom_t\360\317 \256 \346!\325@scii\377itemskeyN%\000gth\320C\326C.\326C\374\276!\302!sowner\376\000\002_sizepo\377pprefixr\357evis\313`sel\201f\342`t\004\037\001\340Bo\001\311\"u\377pdateuse}_\370Evalue\000\002\377swantedz\371o\305\000Y\001@\200\001\330\004\377#\2401\240F\250!\200\377\001\340\004\037\230q\320 \3770\260\013\270;\300k\320\377QR\330\004\023\2205\230\377\010\240\001\240\021\330\004\007\377\200|\2207\230!\330\010\377\047\240q\250\010\260\016\270\377a\330\004\013\2101\200\001\337\360\010\000\n\033\025\001\021\220\377\024\220W\230D\240\016\250\377d\260)\2704\270w\300\373d\310-\000\020\220\007\220q\277\230\006\230l\250!B\001v\377\210W\220E\230\024\230Q\357\330\010\022\220L\000\027\220q\377\340\010\027\220t\2306\240\377\027\250\005\250S\260\004\260\377H\270G\3005\310\003\310\3774\310v\320U\\\320\\\377a\320ad\320dh\320\377hs\320sz\320z{\376\211\001q\330\010\017\320\017&\377\240d\250!\2507\260+\337\270W\300A\340\004\013Q\200\377A\360\024\000\t\014\2104\357\210s\220(\267\000\014\023\220\3751/\004a\240u\250A\250~\200\000\016\210e\2202\220\211\000\177""\013\2105\220\003\320\023\211!\377D\250\007\250s\260&\270\377\001\270\026\320?P\320P\377Q\320QU\320U]\320\357]`\320`\210\000e\320e{f\330F\003\020\320\020 \233 \373\024\240\312\000\020\220\016\230f\377\240A\240V\2506\260\024\367\260R\260\236\000\013\2106\220\367\023\220A&\004\024\220F\230\377\"\230A\330\010\021\220\021\373\330\010\047\005W\250F\260$\277\260b\270\001\330\010!\013\025\317\220V\2302\242!*\002\021\220\377\027\230\001\230\027\240\004\240\367B\240a\047\0017\220\"\220\367B\220c\306 T\240\032\250\3651C\000!\216\004\021\220\032\230\3771\230G\240<\250t\260\3677\270!\047\003#\220R\220\377s\230$\230j\250\001\250\267\027\260\010\331\000\021\330\207&(\376\022\000\030\260\026\260y\300\004\377\300E\310\021\310%\310z?\320YZ\320Z[";
+    PyObject *data = __Pyx_DecompressString_LZSS(cstring, 1159, 1378);
     #define __Pyx_DecompressString_UNUSED
     if (unlikely(!data)) __PYX_ERR(0, 1, __pyx_L1_error)
     const char* const bytes = __Pyx_PyBytes_AsString(data);
     #if !CYTHON_ASSUME_SAFE_MACROS
     if (likely(bytes)); else { Py_DECREF(data); __PYX_ERR(0, 1, __pyx_L1_error) }
     #endif
-    #else /* compression: none (1751 bytes) */
-static const char bytes[] = "(tree fragment).?Note that Cython is deliberately stricter than PEP-484 and rejects subclasses of builtin types. If you need to pass subclasses then set the \047annotation_typing\047 directive to False.add_notedisableenablegcisenabledloader/_plain.pyxBadNameShortShort.__reduce_cython__Short.__setstate_cython__Short.gift__Pyx_PyDict_NextRef__annotate____dict____func____getstate____main____module____name____new____pyx_checksum__pyx_result__pyx_state__pyx_type__pyx_unpickle_Short__pyx_vtable____qualname____reduce____reduce_cython____reduce_ex____set_name____setstate____setstate_cython___dict_is_coroutineasyncio.coroutinesatbaseblockcline_in_tracebackdatadata_sizedefault_ttlendentryfoundfrom_textgetgiftheaderisasciiitemskeylengthloaderloader._plainnamename_sizenamesnodeownerowner_sizepopprefixrevisionselfsetdefaultsizestatetextttltype_updateuse_setstatevaluevalueswantedzone_size@\200\001\330\004#\2401\240F\250!\200\001\340\004\037\230q\320 0\260\013\270;\300k\320QR\330\004\023\2205\230\010\240\001\240\021\330\004\007\200|\2207\230!\330\010\047\240q\250\010\260\016\270a\330\004\013\2101\200\001\340\004 \320 0\260\001\3201D\320DT\320TU\320UV\330\004\033\320\033,\250B\250j\270\002\320:O\310r\320QY\320Y[\320[\\\360\n\000\005\013\210)\220<\230u\240B\240c\250\023\250A\330\004\n\210/\230\031\240!\330\004\n\210)\2201\330\004\n\210)\2201\330\004\t\210\030\220\032\2301\330\004\t\210\031\220!\330\004\t\210\032\220;\230h\240b\250\001\330\004\014\320\014%\240Q\240f\250L\270\006\270g\300S\310\001\330\004\t\210\033\320\024%\240Q\240a\330\004\n\210!\2103\210b\220\006\220c\230\032\240<\250v\260W\270C\270s\300\"\300A\330\004\n\210!\2104\210q\220\010\230\001\330\004\n\210!\330\004\n\210!\2104\320\017 \240\001\240\027\250\010\260\001\330\004\n\210!\330\004\n\210!\2104\210q\220\007\220q\330\004\t\210\025\210a\210s\220\"\320\024*\250!\330\004\t\210\025\210a\210u\220A\220T\230\032\2408\2501\330\004\t\210\025\210a\210u\220A\220T\230\024\230S\240\005\240Q\330\004\t\210\025\210a\210t\220:\230Q""\330\004\n\210!\2104\320\017 \240\001\240\027\250\010\260\001\330\004\013\2101\200\001\360\010\000\n\033\230!\330\010\021\220\024\220W\230D\240\016\250d\260)\2704\270w\300d\310!\330\010\020\220\007\220q\230\006\230l\250!\330\004\007\200v\210W\220E\230\024\230Q\330\010\022\220!\330\010\027\220q\340\010\027\220t\2306\240\027\250\005\250S\260\004\260H\270G\3005\310\003\3104\310v\320U\\\320\\a\320ad\320dh\320hs\320sz\320z{\330\004\007\200q\330\010\017\320\017&\240d\250!\2507\260+\270W\300A\340\010\017\320\017&\240d\250!\2507\260+\270Q\200A\360\024\000\t\014\2104\210s\220(\230!\330\014\023\2201\330\010\017\320\017&\240a\240u\250A\250Q\330\010\016\210e\2202\220Q\330\010\013\2105\220\003\320\023#\2401\240D\250\007\250s\260&\270\001\270\026\320?P\320PQ\320QU\320U]\320]`\320`a\320ae\320ef\330\014\023\2201\330\010\020\320\020 \240\001\240\024\240Q\330\010\020\220\016\230f\240A\240V\2506\260\024\260R\260q\330\010\013\2106\220\023\220A\330\014\023\2201\330\010\024\220F\230\"\230A\330\010\021\220\021\330\010\020\220\016\230f\240A\240W\250F\260$\260b\270\001\330\010\013\2106\220\023\220A\330\014\023\2201\330\010\025\220V\2302\230Q\330\010\021\220\021\330\010\021\220\027\230\001\230\027\240\004\240B\240a\330\010\013\2107\220\"\220B\220c\230\024\230T\240\032\2501\250F\260!\330\014\023\2201\330\010\021\220\032\2301\230G\240<\250t\2607\270!\330\010\013\2107\220#\220R\220s\230$\230j\250\001\250\027\260\010\270\001\270\021\330\014\023\2201\330\010\017\320\017(\250\001\250\030\260\026\260y\300\004\300E\310\021\310%\310z\320YZ\320Z[";
+    #else /* compression: none (1378 bytes) */
+static const char bytes[] = "(tree fragment).?Note that Cython is deliberately stricter than PEP-484 and rejects subclasses of builtin types. If you need to pass subclasses then set the \047annotation_typing\047 directive to False.add_notedisableenablegcisenabledloader/_plain.pyxBadNameShortShort.__reduce_cython__Short.__setstate_cython__Short.gift__Pyx_PyDict_NextRef__annotate____dict____func____getstate____main____module____name____new____pyx_checksum__pyx_result__pyx_state__pyx_type__pyx_unpickle_Short__pyx_vtable____qualname____reduce____reduce_cython____reduce_ex____set_name____setstate____setstate_cython___dict_is_coroutineasyncio.coroutinesbasecline_in_tracebackdefault_ttlendfoundfrom_textgetgiftisasciiitemskeylengthloaderloader._plainnamenamesownerowner_sizepopprefixrevisionselfsetdefaultsizestatetexttype_updateuse_setstatevaluevalueswantedzone_size@\200\001\330\004#\2401\240F\250!\200\001\340\004\037\230q\320 0\260\013\270;\300k\320QR\330\004\023\2205\230\010\240\001\240\021\330\004\007\200|\2207\230!\330\010\047\240q\250\010\260\016\270a\330\004\013\2101\200\001\360\010\000\n\033\230!\330\010\021\220\024\220W\230D\240\016\250d\260)\2704\270w\300d\310!\330\010\020\220\007\220q\230\006\230l\250!\330\004\007\200v\210W\220E\230\024\230Q\330\010\022\220!\330\010\027\220q\340\010\027\220t\2306\240\027\250\005\250S\260\004\260H\270G\3005\310\003\3104\310v\320U\\\320\\a\320ad\320dh\320hs\320sz\320z{\330\004\007\200q\330\010\017\320\017&\240d\250!\2507\260+\270W\300A\340\010\017\320\017&\240d\250!\2507\260+\270Q\200A\360\024\000\t\014\2104\210s\220(\230!\330\014\023\2201\330\010\017\320\017&\240a\240u\250A\250Q\330\010\016\210e\2202\220Q\330\010\013\2105\220\003\320\023#\2401\240D\250\007\250s\260&\270\001\270\026\320?P\320PQ\320QU\320U]\320]`\320`a\320ae\320ef\330\014\023\2201\330\010\020\320\020 \240\001\240\024\240Q\330\010\020\220\016\230f\240A\240V\2506\260\024\260R\260q\330\010\013\2106\220\023\220A\330\014\023\2201\330\010\024\220F\230\"\230A\330\010\021\220\021\330\010\020\220\016\230f""\240A\240W\250F\260$\260b\270\001\330\010\013\2106\220\023\220A\330\014\023\2201\330\010\025\220V\2302\230Q\330\010\021\220\021\330\010\021\220\027\230\001\230\027\240\004\240B\240a\330\010\013\2107\220\"\220B\220c\230\024\230T\240\032\2501\250F\260!\330\014\023\2201\330\010\021\220\032\2301\230G\240<\250t\2607\270!\330\010\013\2107\220#\220R\220s\230$\230j\250\001\250\027\260\010\270\001\270\021\330\014\023\2201\330\010\017\320\017(\250\001\250\030\260\026\260y\300\004\300E\310\021\310%\310z\320YZ\320Z[";
     PyObject *data = NULL;
     #define __Pyx_DecompressString_UNUSED
     #define __Pyx_DecompressString_LZSS_UNUSED
     #endif
     PyObject **stringtab = __pyx_mstate->__pyx_string_tab;
     Py_ssize_t pos = 0;
-    for (int i = 0; i < 82; i++) {
+    for (int i = 0; i < 73; i++) {
       Py_ssize_t bytes_length = str_length_index[i].length;
       PyObject *string = PyUnicode_DecodeUTF8(bytes + pos, bytes_length, NULL);
       if (likely(string) && i >= 10) PyUnicode_InternInPlace(&string);
@@ -9301,8 +8669,8 @@ static const char bytes[] = "(tree fragment).?Note that Cython is deliberately s
       stringtab[i] = string;
       pos += bytes_length;
     }
-    for (int i = 82; i < 89; i++) {
-      Py_ssize_t bytes_length = bytes_length_index[i-82].length;
+    for (int i = 73; i < 79; i++) {
+      Py_ssize_t bytes_length = bytes_length_index[i-73].length;
       PyObject *string = PyBytes_FromStringAndSize(bytes + pos, bytes_length);
       stringtab[i] = string;
       pos += bytes_length;
@@ -9312,15 +8680,15 @@ static const char bytes[] = "(tree fragment).?Note that Cython is deliberately s
       }
     }
     Py_XDECREF(data);
-    for (Py_ssize_t i = 0; i < 89; i++) {
+    for (Py_ssize_t i = 0; i < 79; i++) {
       if (unlikely(PyObject_Hash(stringtab[i]) == -1)) {
         __PYX_ERR(0, 1, __pyx_L1_error)
       }
     }
     #if CYTHON_IMMORTAL_CONSTANTS
     {
-      PyObject **table = stringtab + 82;
-      for (Py_ssize_t i=0; i<7; ++i) {
+      PyObject **table = stringtab + 73;
+      for (Py_ssize_t i=0; i<6; ++i) {
         #if PY_VERSION_HEX >= 0x030F0000
         PyUnstable_SetImmortal(table[i]);
         #elif CYTHON_COMPILING_IN_CPYTHON_FREETHREADING
@@ -9386,7 +8754,7 @@ typedef struct {
     unsigned int num_kwonly_args : 1;
     unsigned int nlocals : 4;
     unsigned int flags : 10;
-    unsigned int first_line : 9;
+    unsigned int first_line : 7;
 } __Pyx_PyCode_New_function_description;
 #ifdef __cplusplus
 } /* anonymous namespace */
@@ -9406,8 +8774,8 @@ static int __Pyx_CreateCodeObjects(__pyx_mstatetype *__pyx_mstate) {
   PyObject* tuple_dedup_map = PyDict_New();
   if (unlikely(!tuple_dedup_map)) return -1;
   {
-    const __Pyx_PyCode_New_function_description descr = {4, 0, 0, 15, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 76};
-    PyObject* const varnames[] = {__pyx_mstate->__pyx_n_u_self, __pyx_mstate->__pyx_n_u_key, __pyx_mstate->__pyx_n_u_value, __pyx_mstate->__pyx_n_u_revision, __pyx_mstate->__pyx_n_u_size, __pyx_mstate->__pyx_n_u_zone_size, __pyx_mstate->__pyx_n_u_owner_size, __pyx_mstate->__pyx_n_u_text, __pyx_mstate->__pyx_n_u_end, __pyx_mstate->__pyx_n_u_owner, __pyx_mstate->__pyx_n_u_type, __pyx_mstate->__pyx_n_u_name, __pyx_mstate->__pyx_n_u_found, __pyx_mstate->__pyx_n_u_wanted, __pyx_mstate->__pyx_n_u_length};
+    const __Pyx_PyCode_New_function_description descr = {4, 0, 0, 15, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 70};
+    PyObject* const varnames[] = {__pyx_mstate->__pyx_n_u_self, __pyx_mstate->__pyx_n_u_key, __pyx_mstate->__pyx_n_u_value, __pyx_mstate->__pyx_n_u_revision, __pyx_mstate->__pyx_n_u_size, __pyx_mstate->__pyx_n_u_zone_size, __pyx_mstate->__pyx_n_u_owner_size, __pyx_mstate->__pyx_n_u_text, __pyx_mstate->__pyx_n_u_end, __pyx_mstate->__pyx_n_u_owner, __pyx_mstate->__pyx_n_u_type, __pyx_mstate->__pyx_n_u_name_2, __pyx_mstate->__pyx_n_u_found, __pyx_mstate->__pyx_n_u_wanted, __pyx_mstate->__pyx_n_u_length};
     __pyx_mstate_global->__pyx_codeobj_tab[0] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_loader__plain_pyx, __pyx_mstate->__pyx_n_u_gift, __pyx_mstate->__pyx_kp_b_iso88591_A_4s_1_auAQ_e2Q_5_1D_s_PPQQUU_aa, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[0])) goto bad;
   }
   {
@@ -9421,14 +8789,9 @@ static int __Pyx_CreateCodeObjects(__pyx_mstatetype *__pyx_mstate) {
     __pyx_mstate_global->__pyx_codeobj_tab[2] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_tree_fragment, __pyx_mstate->__pyx_n_u_setstate_cython, __pyx_mstate->__pyx_kp_b_iso88591_1F, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[2])) goto bad;
   }
   {
-    const __Pyx_PyCode_New_function_description descr = {4, 0, 0, 11, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 325};
-    PyObject* const varnames[] = {__pyx_mstate->__pyx_n_u_name, __pyx_mstate->__pyx_n_u_type, __pyx_mstate->__pyx_n_u_ttl_2, __pyx_mstate->__pyx_n_u_data_2, __pyx_mstate->__pyx_n_u_name_size, __pyx_mstate->__pyx_n_u_data_size, __pyx_mstate->__pyx_n_u_size, __pyx_mstate->__pyx_n_u_header, __pyx_mstate->__pyx_n_u_entry, __pyx_mstate->__pyx_n_u_block, __pyx_mstate->__pyx_n_u_at};
-    __pyx_mstate_global->__pyx_codeobj_tab[3] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_loader__plain_pyx, __pyx_mstate->__pyx_n_u_node, __pyx_mstate->__pyx_kp_b_iso88591_0_1DDTTUUV_Bj_OrQYY_uBc_A_1_1_1, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[3])) goto bad;
-  }
-  {
     const __Pyx_PyCode_New_function_description descr = {3, 0, 0, 4, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 4};
     PyObject* const varnames[] = {__pyx_mstate->__pyx_n_u_pyx_type, __pyx_mstate->__pyx_n_u_pyx_checksum, __pyx_mstate->__pyx_n_u_pyx_state, __pyx_mstate->__pyx_n_u_pyx_result};
-    __pyx_mstate_global->__pyx_codeobj_tab[4] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_tree_fragment, __pyx_mstate->__pyx_n_u_pyx_unpickle_Short, __pyx_mstate->__pyx_kp_b_iso88591_q_0_kQR_5_7_q_a_1, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[4])) goto bad;
+    __pyx_mstate_global->__pyx_codeobj_tab[3] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_tree_fragment, __pyx_mstate->__pyx_n_u_pyx_unpickle_Short, __pyx_mstate->__pyx_kp_b_iso88591_q_0_kQR_5_7_q_a_1, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[3])) goto bad;
   }
   Py_DECREF(tuple_dedup_map);
   return 0;
@@ -11934,7 +11297,7 @@ static int __Pyx__SetItemOnTypeDict(PyTypeObject *tp, PyObject *k, PyObject *v) 
 static int __Pyx_setup_reduce_is_named(PyObject* meth, PyObject* name) {
   int ret;
   PyObject *name_attr;
-  name_attr = __Pyx_PyObject_GetAttrStrNoError(meth, __pyx_mstate_global->__pyx_n_u_name_2);
+  name_attr = __Pyx_PyObject_GetAttrStrNoError(meth, __pyx_mstate_global->__pyx_n_u_name);
   if (likely(name_attr)) {
       ret = PyObject_RichCompareBool(name_attr, name, Py_EQ);
   } else {
@@ -14668,6 +14031,85 @@ static CYTHON_INLINE PyObject* __Pyx_PyLong_From___pyx_anon_enum(int value) {
     }
 }
 
+/* CIntToPy */
+static CYTHON_INLINE PyObject* __Pyx_PyLong_From_int(int value) {
+#ifdef __Pyx_HAS_GCC_DIAGNOSTIC
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#endif
+    const int neg_one = (int) -1, const_zero = (int) 0;
+#ifdef __Pyx_HAS_GCC_DIAGNOSTIC
+#pragma GCC diagnostic pop
+#endif
+    const int is_unsigned = neg_one > const_zero;
+    if (is_unsigned) {
+        if (sizeof(int) < sizeof(long)) {
+            return PyLong_FromLong((long) value);
+        } else if (sizeof(int) <= sizeof(unsigned long)) {
+            return PyLong_FromUnsignedLong((unsigned long) value);
+#if !CYTHON_COMPILING_IN_PYPY
+        } else if (sizeof(int) <= sizeof(unsigned PY_LONG_LONG)) {
+            return PyLong_FromUnsignedLongLong((unsigned PY_LONG_LONG) value);
+#endif
+        }
+    } else {
+        if (sizeof(int) <= sizeof(long)) {
+            return PyLong_FromLong((long) value);
+        } else if (sizeof(int) <= sizeof(PY_LONG_LONG)) {
+            return PyLong_FromLongLong((PY_LONG_LONG) value);
+        }
+    }
+    {
+        unsigned char *bytes = (unsigned char *)&value;
+#if !CYTHON_COMPILING_IN_LIMITED_API && PY_VERSION_HEX >= 0x030d00A4
+        if (is_unsigned) {
+            return PyLong_FromUnsignedNativeBytes(bytes, sizeof(value), -1);
+        } else {
+            return PyLong_FromNativeBytes(bytes, sizeof(value), -1);
+        }
+#elif !CYTHON_COMPILING_IN_LIMITED_API && PY_VERSION_HEX < 0x030d0000
+        int one = 1; int little = (int)*(unsigned char *)&one;
+        return _PyLong_FromByteArray(bytes, sizeof(int),
+                                     little, !is_unsigned);
+#else
+        int one = 1; int little = (int)*(unsigned char *)&one;
+        PyObject *result = NULL, *kwds = NULL;
+        PyObject *py_bytes = NULL, *order_str = NULL, *from_bytes_str = NULL;;
+        py_bytes = PyBytes_FromStringAndSize((char*)bytes, sizeof(int));
+        if (!py_bytes) goto limited_bad;
+        from_bytes_str = PyUnicode_FromStringAndSize("from_bytes", 10);
+        if (!from_bytes_str) goto limited_bad;
+        order_str = PyUnicode_FromString(little ? "little" : "big");
+        if (!order_str) goto limited_bad;
+        {
+            PyObject *args[] = { (PyObject*)&PyLong_Type, py_bytes, order_str, Py_True };
+            if (!is_unsigned) {
+                PyObject *signed_str = PyUnicode_FromStringAndSize("signed", 6);
+                if (!signed_str) goto limited_bad;
+#if CYTHON_VECTORCALL
+                kwds = PyTuple_Pack(1, signed_str);
+#else
+                {
+                    PyObject *keys[] = {signed_str};
+                    PyObject *values[] = {Py_True};
+                    kwds = __Pyx_MakeKwargDict(keys, values, 1);
+                }
+#endif
+                Py_DECREF(signed_str);
+                if (unlikely(!kwds)) goto limited_bad;
+            }
+            result = __Pyx_Object_VectorcallMethodKwds(from_bytes_str, args, 3 | __Pyx_PY_VECTORCALL_ARGUMENTS_OFFSET, kwds);
+        }
+        limited_bad:
+        Py_XDECREF(kwds);
+        Py_XDECREF(order_str);
+        Py_XDECREF(py_bytes);
+        Py_XDECREF(from_bytes_str);
+        return result;
+#endif
+    }
+}
+
 /* CIntFromPy */
 static int __Pyx_LargePyLong___Pyx_PyLong_As_int(PyObject *x);
 static int __Pyx_raise_neg_overflow___Pyx_PyLong_As_int(void) {
@@ -14966,386 +14408,6 @@ static CYTHON_INLINE int __Pyx_PyLong_As_int(PyObject *x) {
         return __Pyx_PyLong___Pyx_PyLong_As_int(x);
     } else {
         return __Pyx_NonPyLong___Pyx_PyLong_As_int(x);
-    }
-}
-
-/* CIntFromPy */
-static uint32_t __Pyx_LargePyLong___Pyx_PyLong_As_uint32_t(PyObject *x);
-static uint32_t __Pyx_raise_neg_overflow___Pyx_PyLong_As_uint32_t(void) {
-    const char* type_name = "uint32_t";
-    PyErr_Format(PyExc_OverflowError,
-        "can't convert negative value to %.200s", type_name);
-    return (uint32_t) -1;
-}
-static uint32_t __Pyx_raise_overflow___Pyx_PyLong_As_uint32_t(void) {
-    const char* type_name = "uint32_t";
-    PyErr_Format(PyExc_OverflowError,
-        "value too large to convert to %.200s", type_name);
-    return (uint32_t) -1;
-}
-static CYTHON_INLINE uint32_t __Pyx_PyULong___Pyx_PyLong_As_uint32_t(PyObject *x) {
-    const int is_unsigned = 1;
-#if CYTHON_USE_PYLONG_INTERNALS
-    {
-        const digit* digits = __Pyx_PyLong_Digits(x);
-        const Py_ssize_t size = __Pyx_PyLong_DigitCount(x);
-        if (size == 2 && (8 * sizeof(uint32_t) > 1 * PyLong_SHIFT)) {
-            if ((8 * sizeof(unsigned long) > 2 * PyLong_SHIFT)) {
-                __PYX_VERIFY_RETURN_INT(uint32_t, unsigned long, (((((unsigned long)digits[1]) << PyLong_SHIFT) | (unsigned long)digits[0])))
-            } else if ((8 * sizeof(uint32_t) >= 2 * PyLong_SHIFT)) {
-                return (uint32_t) (((((uint32_t)digits[1]) << PyLong_SHIFT) | (uint32_t)digits[0]));
-            }
-        } else
-        if (size == 3 && (8 * sizeof(uint32_t) > 2 * PyLong_SHIFT)) {
-            if ((8 * sizeof(unsigned long) > 3 * PyLong_SHIFT)) {
-                __PYX_VERIFY_RETURN_INT(uint32_t, unsigned long, (((((((unsigned long)digits[2]) << PyLong_SHIFT) | (unsigned long)digits[1]) << PyLong_SHIFT) | (unsigned long)digits[0])))
-            } else if ((8 * sizeof(uint32_t) >= 3 * PyLong_SHIFT)) {
-                return (uint32_t) (((((((uint32_t)digits[2]) << PyLong_SHIFT) | (uint32_t)digits[1]) << PyLong_SHIFT) | (uint32_t)digits[0]));
-            }
-        } else
-        if (size == 4 && (8 * sizeof(uint32_t) > 3 * PyLong_SHIFT)) {
-            if ((8 * sizeof(unsigned long) > 4 * PyLong_SHIFT)) {
-                __PYX_VERIFY_RETURN_INT(uint32_t, unsigned long, (((((((((unsigned long)digits[3]) << PyLong_SHIFT) | (unsigned long)digits[2]) << PyLong_SHIFT) | (unsigned long)digits[1]) << PyLong_SHIFT) | (unsigned long)digits[0])))
-            } else if ((8 * sizeof(uint32_t) >= 4 * PyLong_SHIFT)) {
-                return (uint32_t) (((((((((uint32_t)digits[3]) << PyLong_SHIFT) | (uint32_t)digits[2]) << PyLong_SHIFT) | (uint32_t)digits[1]) << PyLong_SHIFT) | (uint32_t)digits[0]));
-            }
-        } else
-        {}
-    }
-#elif CYTHON_COMPILING_IN_CPYTHON && PY_VERSION_HEX < 0x030C00A7
-    if (unlikely(Py_SIZE(x) < 0)) {
-        goto raise_neg_overflow;
-    }
-#else
-    {
-        int result = PyObject_RichCompareBool(x, Py_False, Py_LT);
-        if (unlikely(result < 0))
-            return (uint32_t) -1;
-        if (unlikely(result == 1))
-            goto raise_neg_overflow;
-    }
-#endif
-    if ((sizeof(uint32_t) <= sizeof(unsigned long))) {
-        __PYX_VERIFY_RETURN_INT_EXC(uint32_t, unsigned long, PyLong_AsUnsignedLong(x))
-    } else if ((sizeof(uint32_t) <= sizeof(unsigned PY_LONG_LONG))) {
-        __PYX_VERIFY_RETURN_INT_EXC(uint32_t, unsigned PY_LONG_LONG, PyLong_AsUnsignedLongLong(x))
-    }
-    return __Pyx_LargePyLong___Pyx_PyLong_As_uint32_t(x);
-raise_neg_overflow:
-    return __Pyx_raise_neg_overflow___Pyx_PyLong_As_uint32_t();
-raise_overflow:
-    return __Pyx_raise_overflow___Pyx_PyLong_As_uint32_t();
-}
-static CYTHON_INLINE uint32_t __Pyx_PySLong___Pyx_PyLong_As_uint32_t(PyObject *x) {
-    const int is_unsigned = 0;
-#if CYTHON_USE_PYLONG_INTERNALS
-    if (__Pyx_PyLong_IsNeg(x)) {
-        const Py_ssize_t size = __Pyx_PyLong_DigitCount(x);
-        const digit* digits = __Pyx_PyLong_Digits(x);
-        if (size == 2 && (8 * sizeof(uint32_t) > 1 * PyLong_SHIFT)) {
-            if ((8 * sizeof(long) > 2 * PyLong_SHIFT)) {
-                long ival = - (long) (((((unsigned long)digits[1]) << PyLong_SHIFT) | (unsigned long)digits[0]));
-                __PYX_VERIFY_RETURN_INT(uint32_t, long, ival)
-            } else if ((8 * sizeof(uint32_t) - 1 > 2 * PyLong_SHIFT)) {
-                return (uint32_t) (((uint32_t) -1) * (((((uint32_t)digits[1]) << PyLong_SHIFT) | (uint32_t)digits[0])));
-            }
-        } else
-        if (size == 3 && (8 * sizeof(uint32_t) > 2 * PyLong_SHIFT)) {
-            if ((8 * sizeof(long) > 3 * PyLong_SHIFT)) {
-                long ival = - (long) (((((((unsigned long)digits[2]) << PyLong_SHIFT) | (unsigned long)digits[1]) << PyLong_SHIFT) | (unsigned long)digits[0]));
-                __PYX_VERIFY_RETURN_INT(uint32_t, long, ival)
-            } else if ((8 * sizeof(uint32_t) - 1 > 3 * PyLong_SHIFT)) {
-                return (uint32_t) (((uint32_t) -1) * (((((((uint32_t)digits[2]) << PyLong_SHIFT) | (uint32_t)digits[1]) << PyLong_SHIFT) | (uint32_t)digits[0])));
-            }
-        } else
-        if (size == 4 && (8 * sizeof(uint32_t) > 3 * PyLong_SHIFT)) {
-            if ((8 * sizeof(long) > 4 * PyLong_SHIFT)) {
-                long ival = - (long) (((((((((unsigned long)digits[3]) << PyLong_SHIFT) | (unsigned long)digits[2]) << PyLong_SHIFT) | (unsigned long)digits[1]) << PyLong_SHIFT) | (unsigned long)digits[0]));
-                __PYX_VERIFY_RETURN_INT(uint32_t, long, ival)
-            } else if ((8 * sizeof(uint32_t) - 1 > 4 * PyLong_SHIFT)) {
-                return (uint32_t) (((uint32_t) -1) * (((((((((uint32_t)digits[3]) << PyLong_SHIFT) | (uint32_t)digits[2]) << PyLong_SHIFT) | (uint32_t)digits[1]) << PyLong_SHIFT) | (uint32_t)digits[0])));
-            }
-        } else
-        {}
-    } else {
-        const Py_ssize_t size = __Pyx_PyLong_DigitCount(x);
-        const digit* digits = __Pyx_PyLong_Digits(x);
-        if (size == 2 && (8 * sizeof(uint32_t) > 1 * PyLong_SHIFT)) {
-            if ((8 * sizeof(long) > 2 * PyLong_SHIFT)) {
-                __PYX_VERIFY_RETURN_INT(uint32_t, unsigned long, (((((unsigned long)digits[1]) << PyLong_SHIFT) | (unsigned long)digits[0])))
-            } else if ((8 * sizeof(uint32_t) - 1 > 2 * PyLong_SHIFT)) {
-                return (uint32_t) (((((uint32_t)digits[1]) << PyLong_SHIFT) | (uint32_t)digits[0]));
-            }
-        } else
-        if (size == 3 && (8 * sizeof(uint32_t) > 2 * PyLong_SHIFT)) {
-            if ((8 * sizeof(long) > 3 * PyLong_SHIFT)) {
-                __PYX_VERIFY_RETURN_INT(uint32_t, unsigned long, (((((((unsigned long)digits[2]) << PyLong_SHIFT) | (unsigned long)digits[1]) << PyLong_SHIFT) | (unsigned long)digits[0])))
-            } else if ((8 * sizeof(uint32_t) - 1 > 3 * PyLong_SHIFT)) {
-                return (uint32_t) (((((((uint32_t)digits[2]) << PyLong_SHIFT) | (uint32_t)digits[1]) << PyLong_SHIFT) | (uint32_t)digits[0]));
-            }
-        } else
-        if (size == 4 && (8 * sizeof(uint32_t) > 3 * PyLong_SHIFT)) {
-            if ((8 * sizeof(long) > 4 * PyLong_SHIFT)) {
-                __PYX_VERIFY_RETURN_INT(uint32_t, unsigned long, (((((((((unsigned long)digits[3]) << PyLong_SHIFT) | (unsigned long)digits[2]) << PyLong_SHIFT) | (unsigned long)digits[1]) << PyLong_SHIFT) | (unsigned long)digits[0])))
-            } else if ((8 * sizeof(uint32_t) - 1 > 4 * PyLong_SHIFT)) {
-                return (uint32_t) (((((((((uint32_t)digits[3]) << PyLong_SHIFT) | (uint32_t)digits[2]) << PyLong_SHIFT) | (uint32_t)digits[1]) << PyLong_SHIFT) | (uint32_t)digits[0]));
-            }
-        } else
-        {}
-    }
-#endif
-    #if __PYX_LIMITED_VERSION_HEX >= 0x030d0000
-    if ((sizeof(uint32_t) <= sizeof(int)) && (sizeof(int) < sizeof(long))) {
-        __PYX_VERIFY_RETURN_INT_EXC(uint32_t, int, PyLong_AsInt(x))
-    } else
-    #endif
-    if ((sizeof(uint32_t) <= sizeof(long))) {
-        __PYX_VERIFY_RETURN_INT_EXC(uint32_t, long, PyLong_AsLong(x))
-    } else if ((sizeof(uint32_t) <= sizeof(PY_LONG_LONG))) {
-        __PYX_VERIFY_RETURN_INT_EXC(uint32_t, PY_LONG_LONG, PyLong_AsLongLong(x))
-    }
-    return __Pyx_LargePyLong___Pyx_PyLong_As_uint32_t(x);
-raise_neg_overflow:
-    return __Pyx_raise_neg_overflow___Pyx_PyLong_As_uint32_t();
-raise_overflow:
-    return __Pyx_raise_overflow___Pyx_PyLong_As_uint32_t();
-}
-static uint32_t __Pyx_LargePyLong___Pyx_PyLong_As_uint32_t(PyObject *x) {
-#ifdef __Pyx_HAS_GCC_DIAGNOSTIC
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#endif
-    const uint32_t neg_one = (uint32_t) -1, const_zero = (uint32_t) 0;
-#ifdef __Pyx_HAS_GCC_DIAGNOSTIC
-#pragma GCC diagnostic pop
-#endif
-    const int is_unsigned = neg_one > const_zero;
-    uint32_t val;
-    int ret = -1;
-#if PY_VERSION_HEX >= 0x030d00A6 && !CYTHON_COMPILING_IN_LIMITED_API
-    Py_ssize_t bytes_copied = PyLong_AsNativeBytes(
-        x, &val, sizeof(val), Py_ASNATIVEBYTES_NATIVE_ENDIAN | (is_unsigned ? Py_ASNATIVEBYTES_UNSIGNED_BUFFER | Py_ASNATIVEBYTES_REJECT_NEGATIVE : 0));
-    if (unlikely(bytes_copied == -1)) {
-    } else if (unlikely(bytes_copied > (Py_ssize_t) sizeof(val))) {
-        goto raise_overflow;
-    } else {
-        ret = 0;
-    }
-#elif PY_VERSION_HEX < 0x030d0000 && !(CYTHON_COMPILING_IN_PYPY || CYTHON_COMPILING_IN_LIMITED_API) || defined(_PyLong_AsByteArray)
-    int one = 1; int is_little = (int)*(unsigned char *)&one;
-    unsigned char *bytes = (unsigned char *)&val;
-    ret = _PyLong_AsByteArray((PyLongObject *)x,
-                                bytes, sizeof(val),
-                                is_little, !is_unsigned);
-    if ((0)) goto raise_overflow;
-#else
-    PyObject *v;
-    PyObject *stepval = NULL, *mask = NULL, *shift = NULL;
-    int bits, remaining_bits, is_negative = 0;
-    int chunk_size = (sizeof(long) < 8) ? 30 : 62;
-    if (likely(PyLong_CheckExact(x))) {
-        v = __Pyx_NewRef(x);
-    } else {
-        v = PyNumber_Long(x);
-        if (unlikely(!v)) return (uint32_t) -1;
-        assert(PyLong_CheckExact(v));
-    }
-    {
-        int result = PyObject_RichCompareBool(v, Py_False, Py_LT);
-        if (unlikely(result < 0)) {
-            Py_DECREF(v);
-            return (uint32_t) -1;
-        }
-        is_negative = result == 1;
-    }
-    if (is_unsigned && unlikely(is_negative)) {
-        Py_DECREF(v);
-        PyErr_SetString(PyExc_OverflowError,
-            "can't convert negative value to uint32_t");
-        return (uint32_t) -1;
-    } else if (is_negative) {
-        stepval = PyNumber_Invert(v);
-        Py_DECREF(v);
-        if (unlikely(!stepval))
-            return (uint32_t) -1;
-    } else {
-        stepval = v;
-    }
-    v = NULL;
-    val = (uint32_t) 0;
-    mask = PyLong_FromLong((1L << chunk_size) - 1); if (unlikely(!mask)) goto done;
-    shift = PyLong_FromLong(chunk_size); if (unlikely(!shift)) goto done;
-    for (bits = 0; bits < (int) sizeof(uint32_t) * 8 - chunk_size; bits += chunk_size) {
-        PyObject *tmp, *digit;
-        long idigit;
-        digit = PyNumber_And(stepval, mask);
-        if (unlikely(!digit)) goto done;
-        idigit = PyLong_AsLong(digit);
-        Py_DECREF(digit);
-        if (unlikely(idigit < 0)) goto done;
-        val |= ((uint32_t) idigit) << bits;
-        tmp = PyNumber_Rshift(stepval, shift);
-        if (unlikely(!tmp)) goto done;
-        Py_DECREF(stepval); stepval = tmp;
-    }
-    Py_DECREF(shift); shift = NULL;
-    Py_DECREF(mask); mask = NULL;
-    {
-        long idigit = PyLong_AsLong(stepval);
-        if (unlikely(idigit < 0)) goto done;
-        remaining_bits = ((int) sizeof(uint32_t) * 8) - bits - (is_unsigned ? 0 : 1);
-        if (unlikely(idigit >= (1L << remaining_bits)))
-            goto raise_overflow;
-        val |= ((uint32_t) idigit) << bits;
-    }
-    if (!is_unsigned) {
-        if (unlikely(val & (((uint32_t) 1) << (sizeof(uint32_t) * 8 - 1))))
-            goto raise_overflow;
-        if (is_negative)
-            val = ~val;
-    }
-    ret = 0;
-done:
-    Py_XDECREF(shift);
-    Py_XDECREF(mask);
-    Py_XDECREF(stepval);
-#endif
-    if (unlikely(ret))
-        return (uint32_t) -1;
-    return val;
-raise_overflow:
-    return __Pyx_raise_overflow___Pyx_PyLong_As_uint32_t();
-}
-static CYTHON_INLINE uint32_t __Pyx_PyLong___Pyx_PyLong_As_uint32_t(PyObject *x) {
-#ifdef __Pyx_HAS_GCC_DIAGNOSTIC
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#endif
-    const uint32_t neg_one = (uint32_t) -1, const_zero = (uint32_t) 0;
-#ifdef __Pyx_HAS_GCC_DIAGNOSTIC
-#pragma GCC diagnostic pop
-#endif
-    const int is_unsigned = neg_one > const_zero;
-    if (is_unsigned) {
-        #if CYTHON_USE_PYLONG_INTERNALS
-        if (unlikely(__Pyx_PyLong_IsNeg(x))) {
-            goto raise_neg_overflow;
-        } else if (__Pyx_PyLong_IsCompact(x)) {
-            __PYX_VERIFY_RETURN_INT(uint32_t, __Pyx_compact_upylong, __Pyx_PyLong_CompactValueUnsigned(x))
-        } else
-        #endif
-        {
-            return __Pyx_PyULong___Pyx_PyLong_As_uint32_t(x);
-        }
-    } else {
-        #if CYTHON_USE_PYLONG_INTERNALS
-        if (__Pyx_PyLong_IsCompact(x)) {
-            __PYX_VERIFY_RETURN_INT(uint32_t, __Pyx_compact_pylong, __Pyx_PyLong_CompactValue(x))
-        } else
-        #endif
-        {
-            return __Pyx_PySLong___Pyx_PyLong_As_uint32_t(x);
-        }
-    }
-#if CYTHON_USE_PYLONG_INTERNALS
-raise_neg_overflow:
-    return __Pyx_raise_neg_overflow___Pyx_PyLong_As_uint32_t();
-raise_overflow:
-    return __Pyx_raise_overflow___Pyx_PyLong_As_uint32_t();
-#endif
-}
-static uint32_t __Pyx_NonPyLong___Pyx_PyLong_As_uint32_t(PyObject *x) {
-    uint32_t val;
-    PyObject *tmp = __Pyx_PyNumber_Long(x);
-    if (!tmp) return (uint32_t) -1;
-    val = __Pyx_PyLong_As_uint32_t(tmp);
-    Py_DECREF(tmp);
-    return val;
-}
-static CYTHON_INLINE uint32_t __Pyx_PyLong_As_uint32_t(PyObject *x) {
-    if (likely(PyLong_Check(x))) {
-        return __Pyx_PyLong___Pyx_PyLong_As_uint32_t(x);
-    } else {
-        return __Pyx_NonPyLong___Pyx_PyLong_As_uint32_t(x);
-    }
-}
-
-/* CIntToPy */
-static CYTHON_INLINE PyObject* __Pyx_PyLong_From_int(int value) {
-#ifdef __Pyx_HAS_GCC_DIAGNOSTIC
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#endif
-    const int neg_one = (int) -1, const_zero = (int) 0;
-#ifdef __Pyx_HAS_GCC_DIAGNOSTIC
-#pragma GCC diagnostic pop
-#endif
-    const int is_unsigned = neg_one > const_zero;
-    if (is_unsigned) {
-        if (sizeof(int) < sizeof(long)) {
-            return PyLong_FromLong((long) value);
-        } else if (sizeof(int) <= sizeof(unsigned long)) {
-            return PyLong_FromUnsignedLong((unsigned long) value);
-#if !CYTHON_COMPILING_IN_PYPY
-        } else if (sizeof(int) <= sizeof(unsigned PY_LONG_LONG)) {
-            return PyLong_FromUnsignedLongLong((unsigned PY_LONG_LONG) value);
-#endif
-        }
-    } else {
-        if (sizeof(int) <= sizeof(long)) {
-            return PyLong_FromLong((long) value);
-        } else if (sizeof(int) <= sizeof(PY_LONG_LONG)) {
-            return PyLong_FromLongLong((PY_LONG_LONG) value);
-        }
-    }
-    {
-        unsigned char *bytes = (unsigned char *)&value;
-#if !CYTHON_COMPILING_IN_LIMITED_API && PY_VERSION_HEX >= 0x030d00A4
-        if (is_unsigned) {
-            return PyLong_FromUnsignedNativeBytes(bytes, sizeof(value), -1);
-        } else {
-            return PyLong_FromNativeBytes(bytes, sizeof(value), -1);
-        }
-#elif !CYTHON_COMPILING_IN_LIMITED_API && PY_VERSION_HEX < 0x030d0000
-        int one = 1; int little = (int)*(unsigned char *)&one;
-        return _PyLong_FromByteArray(bytes, sizeof(int),
-                                     little, !is_unsigned);
-#else
-        int one = 1; int little = (int)*(unsigned char *)&one;
-        PyObject *result = NULL, *kwds = NULL;
-        PyObject *py_bytes = NULL, *order_str = NULL, *from_bytes_str = NULL;;
-        py_bytes = PyBytes_FromStringAndSize((char*)bytes, sizeof(int));
-        if (!py_bytes) goto limited_bad;
-        from_bytes_str = PyUnicode_FromStringAndSize("from_bytes", 10);
-        if (!from_bytes_str) goto limited_bad;
-        order_str = PyUnicode_FromString(little ? "little" : "big");
-        if (!order_str) goto limited_bad;
-        {
-            PyObject *args[] = { (PyObject*)&PyLong_Type, py_bytes, order_str, Py_True };
-            if (!is_unsigned) {
-                PyObject *signed_str = PyUnicode_FromStringAndSize("signed", 6);
-                if (!signed_str) goto limited_bad;
-#if CYTHON_VECTORCALL
-                kwds = PyTuple_Pack(1, signed_str);
-#else
-                {
-                    PyObject *keys[] = {signed_str};
-                    PyObject *values[] = {Py_True};
-                    kwds = __Pyx_MakeKwargDict(keys, values, 1);
-                }
-#endif
-                Py_DECREF(signed_str);
-                if (unlikely(!kwds)) goto limited_bad;
-            }
-            result = __Pyx_Object_VectorcallMethodKwds(from_bytes_str, args, 3 | __Pyx_PY_VECTORCALL_ARGUMENTS_OFFSET, kwds);
-        }
-        limited_bad:
-        Py_XDECREF(kwds);
-        Py_XDECREF(order_str);
-        Py_XDECREF(py_bytes);
-        Py_XDECREF(from_bytes_str);
-        return result;
-#endif
     }
 }
 

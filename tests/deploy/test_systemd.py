@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from server.siphash import siphash24
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +29,7 @@ CACHE = ROOT / ".cache"
 PYTHON = Path("/usr/bin/python3")
 INSIDE = "systemd,systemd-sysv,python3,procps"
 SERVER, LOADER = "standoff-server.service", "standoff-loader.service"
+SECRETS = "/etc/standoff/cookie-secrets"
 CONFIGURATION = """\
 source = ["file:/etc/standoff/example.test.zone"]
 listen = ["127.0.0.1:53"]
@@ -242,6 +246,37 @@ def test_restarting_the_server_leaves_the_loader_alone(running: Machine) -> None
     running.run("systemctl", "restart", SERVER)
     running.eventually(lambda: running.dig("ns1.example.test") == "192.0.2.1", "answers after the restart", 10)
     assert running.main_pid(LOADER) == loader
+
+
+def test_reload_changes_the_cookie_secrets(running: Machine) -> None:
+    """No process is restarted for it, and no query is lost."""
+    old, new = "01" * 16, "02" * 16
+
+    def write(*secrets: str) -> None:
+        text = "".join(f"{secret}\\n" for secret in secrets)
+        command = f"printf '{text}' >$0.new && chgrp standoff $0.new && chmod 640 $0.new && mv $0.new $0"
+        running.run("sh", "-c", command, SECRETS)
+
+    def signer() -> str:
+        said = running.dig("ns1.example.test", "+cookie=0102030405060708", "+noshort", "+comments")
+        found = re.search(r"COOKIE: ([0-9a-f]{48})", said)
+        cookie = bytes.fromhex(found[1]) if found else bytes(24)
+        known = [s for s in (old, new) if siphash24(bytes.fromhex(s), cookie[:16] + b"\x7f\0\0\1") == cookie[16:]]
+        return known[0] if known else ""
+
+    write(old)
+    running.run("sh", "-c", f"echo STANDOFF_COOKIE_SECRET_FILE={SECRETS} >>/etc/standoff/standoff.env")
+    try:
+        running.run("systemctl", "restart", SERVER)
+        running.eventually(lambda: signer() == old, "cookies are signed with the secret in the file")
+        pid = running.main_pid(SERVER)
+        with every_query_answered(running):
+            write(new, old)
+            running.run("systemctl", "reload", SERVER)
+            running.eventually(lambda: signer() == new, "cookies are signed with the new secret")
+        assert running.main_pid(SERVER) == pid
+    finally:
+        running.run("sed", "-i", "/COOKIE_SECRET_FILE/d", "/etc/standoff/standoff.env")
 
 
 @pytest.mark.parametrize("first", [SERVER, LOADER])
