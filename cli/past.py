@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -32,14 +33,14 @@ def find_history(settings: Settings) -> Path:
 
     places = [path_of(folder, settings.instance) for folder in (settings.state_dir, STATE_FOLDER) if folder is not None]
     for path in places:
-        if path.exists():
+        if os.path.exists(path):  # Path.exists() raises where one may not look
             return path
     with suppress(StandoffError):
         told = asking.request(settings, "status").get("history")
         if told:
             return Path(told)
     looked = " or ".join(map(str, dict.fromkeys(places)))
-    raise NotRunning(f"there is no history at {looked}: name the loader's folder with --state-dir")
+    raise NotRunning(f"there is no history at {looked} that you can see: name the loader's folder with --state-dir")
 
 
 def open_history(settings: Settings) -> Past:

@@ -6,6 +6,7 @@ of it is read in one transaction: what the loader adds or drops meanwhile change
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import time
@@ -46,8 +47,10 @@ class Past:
     def __init__(self, path: Path) -> None:
         """Raises NotRunning if there is none, HistoryError if it cannot be read."""
         self.path = path
-        if not path.exists():
+        if not os.path.exists(path):  # Path.exists() raises where one may not look
             raise NotRunning(f"there is no history at {path}: has a loader with this state_dir published anything?")
+        if not os.access(path, os.R_OK):
+            raise HistoryError(f"the history {path} is not yours to read: its owner and group may, and root")
         try:
             self._connection = _connect(path)
             SqliteFile(path, FORMAT).check(self._connection)
