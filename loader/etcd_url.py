@@ -1,5 +1,7 @@
 """Source URLs of the etcd kind: etcd://HOST:PORT[,HOST:PORT]/PREFIX?schema=skydns|records, and etcds:// for TLS.
 
+Other forms and parameters:
+
     etcd+srv://DOMAIN/PREFIX      endpoints from the SRV records of _etcd-client._tcp.DOMAIN
     etcds+srv://DOMAIN/PREFIX     ... of _etcd-client-ssl._tcp.DOMAIN, with TLS
     ?namespace=/team-a/           what stands before every key in etcd, as `etcd grpc-proxy --namespace` has it
