@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: For the history's thread, whose disk may be slow, to write what it has been told.
 FLUSH_S = 10.0
+#: The same, while nothing is published: of the last moments only.
+QUIET_FLUSH_S = 2.0
 #: How often to look whether what was decided is published.
 _POLL_S = 0.005
 
@@ -102,14 +104,19 @@ class Rollback:
 
     async def _go_back(self, number: int) -> int:
         assert self._history is not None
+        await self._flush(FLUSH_S)  # changes go on while the disk makes us wait
         async with self._quiet:
-            if not await asyncio.to_thread(self._history.flush, FLUSH_S):
-                raise NotKnown(self._history.error or "the history could not be written in time: try again")
+            await self._flush(QUIET_FLUSH_S)
             before = self._chronicle.version
             target, reason, revision = await asyncio.to_thread(self._read, number, before)
             names = self._warden.gate.pin(target, reason, revision)
         await self._published(before)
         return names
+
+    async def _flush(self, timeout_s: float) -> None:
+        assert self._history is not None
+        if not await asyncio.to_thread(self._history.flush, timeout_s):
+            raise NotKnown(self._history.error or "the history could not be written in time: try again")
 
     def _read(self, number: int, version: Version) -> tuple[dict[bytes, bytes | None], str, int]:
         """Names whose block differs now -> that of the state; what to call it. In a thread."""
