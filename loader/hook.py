@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shlex
+import signal
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import islice
 from typing import Any
 
@@ -95,16 +97,55 @@ class Hook:
 
     async def _run(self, body: bytes) -> tuple[int, str]:
         """(exit status, what it said). Raises OSError, TimeoutError."""
-        process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            async with asyncio.timeout(HOOK_S):
-                _, said = await process.communicate(body)
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        return process.returncode or 0, said.decode(errors="replace").strip()[:TOLD]
+        with _Told(body) as told:
+            # A group of its own: what it starts ends with it, if it takes too long.
+            process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=told.stdin, stdout=asyncio.subprocess.DEVNULL, stderr=told.stderr,
+                start_new_session=True,
+            )  # fmt: skip
+            told.listen()
+            try:
+                async with asyncio.timeout(HOOK_S):
+                    status = await process.wait()
+            finally:
+                if process.returncode is None:
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                    await process.wait()
+        return status, told.said.decode(errors="replace").strip()
+
+
+class _Told:
+    """What the command reads, and the first octets of what it says. With pipes of asyncio's, its end would not be seen
+    before that of all who have them; here it may leave somebody behind, say anything, and read nothing."""
+
+    def __init__(self, body: bytes) -> None:
+        """Raises OSError."""
+        self.said = b""
+        with ExitStack() as opened:
+            self.stdin = os.memfd_create("change")
+            opened.callback(os.close, self.stdin)
+            with open(self.stdin, "wb", closefd=False) as file:
+                file.write(body)
+            os.lseek(self.stdin, 0, os.SEEK_SET)
+            self._mouth, self.stderr = os.pipe()
+            opened.callback(os.close, self._mouth)
+            opened.callback(os.close, self.stderr)
+            os.set_blocking(self._mouth, False)
+            self._opened = opened.pop_all()
+
+    def listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._mouth, self._hear)
+        self._opened.callback(loop.remove_reader, self._mouth)
+
+    def _hear(self) -> None:
+        with suppress(BlockingIOError):
+            self.said += os.read(self._mouth, 1 << 16)[: TOLD - len(self.said)]
+
+    def __enter__(self) -> _Told:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hear()  # what it said last
+        self._opened.close()

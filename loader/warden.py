@@ -89,6 +89,7 @@ class Warden:
         self._hook = Hook(settings.guard_hook, settings.instance)
         self._path = held_file.path_of(settings)
         self._writing = asyncio.Lock()
+        self._file: asyncio.Future[None] | None = None  # a write that goes on though nobody waits for it any more
         self._written = 0  # the gate's version on disk
         self._write_at = 0.0
         self._place: tuple[int, bool, int] = (-1, False, 0)  # of the page that comes next: version, which, number
@@ -135,11 +136,15 @@ class Warden:
             await self._write_now()
 
     async def _write_now(self) -> None:
-        path, version, started = self._path, self.gate.version, time.monotonic()
+        path, started = self._path, time.monotonic()
         if path is None:
             return
+        if self._file is not None and not self._file.done():
+            await asyncio.wait([self._file])
+        version = self.gate.version
+        self._file = asyncio.ensure_future(asyncio.to_thread(held_file.write, path, takeover.saved(self.gate)))
         try:
-            await asyncio.to_thread(held_file.write, path, takeover.saved(self.gate))
+            await asyncio.shield(self._file)
         except OSError as error:
             text = f"{path} cannot be written: {error.strerror}; a restart would judge anew what is held"
             if text != self.error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from loader import held_file, names, rdata, takeover
 from loader import hook as hooks
 from loader.control import Desk
 from loader.difference import difference
+from loader.held import State
 from loader.model import Record
 from loader.warden import Warden, bounded, limits_of
 from loader.zone import Zones
@@ -233,6 +235,32 @@ def test_the_hook_does_not_answer_or_is_not_there(
     assert "No such file" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("text", "pending"),
+    [
+        ("sleep 60\n", 1),  # in a shell: the command is not the one that hangs
+        ("exec yes >&2\n", 1),
+        ("sleep 5 &\nexit 0\n", 0),  # leaves somebody behind who holds its pipes
+        ("exec 0<&-\nexit 0\n", 0),
+        ("echo Go >&2\nexit 1\n", 0),
+    ],
+)
+def test_whatever_the_hook_does_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, pending: int
+) -> None:
+    monkeypatch.setattr(hooks, "HOOK_S", 1.0)
+    world = World(hosts=1000, guard_hook=script(tmp_path, text))
+    world.hold(900)
+
+    async def body() -> None:
+        world.warden._hook.look(world.warden.gate, world.warden._decide)
+        assert world.warden._hook._task is not None
+        await asyncio.wait_for(world.warden._hook._task, 20)
+
+    run(body())
+    assert len(world.warden.gate.pending) == pending
+
+
 def test_a_change_grows_while_the_hook_thinks(tmp_path: Path) -> None:
     """What it says is of the change as it was: it is asked again."""
     go = tmp_path / "go"
@@ -318,6 +346,32 @@ def test_a_damaged_file(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixt
         held_file.read(path)
     assert world.warden.kept() is None
     assert "is judged anew" in caplog.text
+
+
+def test_the_last_word_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loader that ends while the file is written: that thread goes on, and must not come after the next one."""
+    world = World(state_dir=tmp_path)
+    world.hold()
+    write = held_file.write
+
+    def slow(path: Path, saved: takeover.Saved) -> None:
+        time.sleep(0.3)
+        write(path, saved)
+
+    async def body() -> None:
+        task = asyncio.create_task(world.warden.keep())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        monkeypatch.setattr(held_file, "write", write)
+        world.ask("reject", all=True)
+        await world.warden.close()
+
+    monkeypatch.setattr(held_file, "write", slow)
+    run(body())
+    kept = world.warden.kept()
+    assert kept is not None
+    assert kept.changes[0].state is State.REJECTED
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
