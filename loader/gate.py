@@ -73,6 +73,8 @@ class Gate:
         self._freed: set[bytes] = set()  # to be published with the next burst, without being judged
         self._forced: Flow = {}  # to be published with the next burst, whatever the model says
         self._lagging: dict[bytes, int] = {}  # apex -> its serial, which readers may not have seen
+        self._ended: dict[bytes, int] = {}  # apex that is gone -> the last serial that readers have seen
+        self._floor = 0  # for the serial of a zone that a rollback brings back: the source's revision
 
     # ------------------------------------------------------------ what is held
 
@@ -115,6 +117,15 @@ class Gate:
         self._names, self.zones = names, set(zones)
         self._lagging.clear()
         self._forced.clear()
+
+    def insist(self, find: Find) -> None:
+        """Publish, with the next burst, what readers should have of held names and have not: a swap has failed."""
+        for held in self.holdings.all:
+            self._forced.update((name, old) for name, old in held.kept.items() if find(name) != old)
+
+    def free(self, names: Iterable[bytes]) -> None:
+        """They have been let through before: what comes of them next is not judged."""
+        self._freed.update(names)
 
     def since_s(self, since: float) -> float:
         """CLOCK_MONOTONIC at a time of CLOCK_REALTIME that is past."""
@@ -220,6 +231,7 @@ class Gate:
         def seen(name: bytes) -> bytes | None:
             return self._forced[name] if name in self._forced else find(name)
 
+        self._floor = revision % 2**32
         if not any(held.drip for held in self.pending):
             self._recent.expire(self._clock() - self.limits.window_s)
         burst, shrunk = self._sort(changes, seen)
@@ -362,13 +374,18 @@ class Gate:
     def _serial_after(self, name: bytes, old: bytes | None, base: bytes) -> int:
         """The serial for an apex that readers have as `old`: the model's, unless it has another beginning."""
         number = self._lagging.get(name)
-        if not is_apex(old):
+        if is_apex(old):
+            last, least = serial(old), serial(old)
+        elif name in self._ended or name in self._forced:  # secondaries may have more of it than it begins with
+            last = self._ended.get(name, max(serial(base), self._floor))
+            least = last + 1
+        else:
             return serial(base) if number is None else number
-        if number is not None and number >= serial(old):
+        if number is not None and number >= least:
             return number
-        self.model.continue_serials({name: serial(old) + 1})
+        self.model.continue_serials({name: last + 1})
         wanted = self.model.block(name)
-        return serial(wanted) if is_apex(wanted) else serial(old) + 1
+        return serial(wanted) if is_apex(wanted) else (last + 1) % 2**32
 
     def _note_published(self, flow: Flow, passed: dict[bytes, Pair], lost: list[bytes], find: Find) -> None:
         for name, new in flow.items():
@@ -380,5 +397,8 @@ class Gate:
         for name, new in flow.items():
             if is_apex(new):
                 self.zones.add(name)
+                self._ended.pop(name, None)
             elif name in self.zones:
                 self.zones.discard(name)
+                old = find(name)
+                self._ended[name] = serial(old) if is_apex(old) else self._floor

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from loader import names
+from loader.apex import is_apex, with_serial
 from loader.tree import Tree
 from shm.layout import NodeFlag
 from shm.node import flags_of
@@ -68,7 +69,9 @@ class Held:
 
 
 def digest(block: bytes | None) -> bytes:
-    """Tells blocks apart, in a file, too."""
+    """Tells blocks apart, in a file, too; but not serials, which move with every change in the zone."""
+    if is_apex(block):
+        block = with_serial(block, 0)
     return b"" if block is None else blake2b(block, digest_size=8).digest()
 
 

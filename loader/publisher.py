@@ -204,6 +204,7 @@ class Publisher:
 
     def start_over(self) -> None:
         """The next publish makes both tables anew, in fresh segments: what is in the old ones cannot be trusted."""
+        self._gate.free(self._unsent)
         self.published = False
 
     async def _publish_all(self) -> None:

@@ -16,7 +16,7 @@ from loader.gate import Gate, Undecided
 from loader.guard import Limits, parse_canary
 from loader.held import State
 from loader.model import Record
-from loader.takeover import Saved, again, first, saved
+from loader.takeover import MISSED, Saved, again, first, saved
 from loader.zone import Zones
 from shm.layout import NodeFlag
 from shm.node import flags_of, name_of, types_of
@@ -94,6 +94,21 @@ class World:
         before = dict(self.table)
         self.table = {name_of(block): block for block in again(self.gate, self.zones.all_nodes())}
         self.check(before)
+
+    def start_over(self, *, failed: bool, kept: Saved | None = None) -> None:
+        """The same loader makes the table anew, and can compare. failed: after a swap that came to nothing."""
+        if failed:
+            self.gate.free(self.gate.sift(self.zones.take_changes(), self.table.get, self.revision))
+        before, apexes = dict(self.table), [name for name, block in self.table.items() if is_apex(block)]
+        self.zones.forget_changes()
+        table = make_table(self.table.values())
+        table.describe({"zones": sorted(apexes)})
+        made = first(self.gate, self.zones.all_nodes(), table, self.revision, kept=kept)
+        self.table = {name_of(block): block for block in made}
+        self.check(before)
+
+    def back_to(self, then: Blocks) -> None:
+        self.gate.pin({n: then.get(n) for n in then.keys() | self.table.keys()}, "pinned", 1)
 
     @property
     def model(self) -> Blocks:
@@ -226,6 +241,25 @@ def test_rejected_until_the_source_changes_the_name_again() -> None:
     world.gate.approve(world.gate.rejected[0])
     world.publish()
     assert world.names() == {f"h{i}" for i in range(6, 10)}
+
+
+def test_a_rejected_apex_stays_rejected_while_its_zone_changes() -> None:
+    world = filled()
+    world.put("/mx", record("@", "MX", "10 a"))
+    world.publish()
+    world.put("/mx", record("@", "MX", "10 b"))
+    world.publish("the store went back")
+    world.gate.reject(world.gate.pending[0])
+    seen = serial(world.table[APEX])
+    world.hosts(20)
+    world.publish()
+    assert [list(held.kept) for held in world.gate.rejected] == [[APEX]]
+    assert serial(world.table[APEX]) > seen
+    world.restart()
+    assert world.gate.rejected
+    world.put("/mx", record("@", "MX", "10 c"))
+    world.publish()
+    assert world.table == world.model
 
 
 def test_a_change_that_the_source_takes_back_resolves_itself() -> None:
@@ -431,6 +465,51 @@ def test_pinned() -> None:
         world.gate.resume()
 
 
+def test_a_zone_that_a_rollback_brings_back_has_a_serial_beyond_what_secondaries_may_have() -> None:
+    other = names.from_text("other.test.")
+    world = World(Limits(on=False))
+    world.put("/a", record("a.other.test.", zone=other))
+    world.publish()
+    then = dict(world.table)
+    world.put("/b", record("b.other.test.", zone=other))
+    world.publish()
+    seen = serial(world.table[other])
+    world.put("/a")
+    world.put("/b")
+    world.publish()
+    assert other not in world.table
+    world.back_to(then)
+    world.publish()
+    assert serial(world.table[other]) > seen
+    seen = serial(world.table[other])
+    world.gate.resume()
+    world.publish()
+    world.put("/a", record("c.other.test.", zone=other))
+    world.publish()
+    assert serial(world.table[other]) > seen
+
+
+def test_a_rollback_outlives_a_swap_that_fails() -> None:
+    world = filled()
+    then = dict(world.table)
+    world.hosts(1, data="192.0.2.7")
+    world.gone(2)
+    world.hosts(20)
+    world.publish()
+    world.back_to(then)
+    world.start_over(failed=True)
+    assert {n: b for n, b in world.table.items() if n != APEX} == {n: b for n, b in then.items() if n != APEX}
+
+
+def test_what_was_approved_outlives_a_swap_that_fails() -> None:
+    world = filled()
+    world.gone(*range(6))
+    world.publish()
+    world.gate.approve(world.gate.pending[0])
+    world.start_over(failed=True)
+    assert world.table == world.model
+
+
 def test_no_such_change() -> None:
     world = filled()
     with pytest.raises(Undecided, match="no held change 7"):
@@ -513,14 +592,54 @@ def test_the_pin_stays() -> None:
     world.approve_all()
 
 
+def test_a_table_made_anew_knows_nothing_of_an_old_pin() -> None:
+    """What was held when the loader started is told once."""
+    world = filled()
+    world.gate.pin({}, "pinned", 5)
+    world.publish()
+    kept = saved(world.gate)
+    world.gate.resume()
+    world.publish()
+    world.start_over(failed=False, kept=kept)  # as after a start
+    world.gate.resume()
+    world.publish()
+    world.start_over(failed=False, kept=kept)
+    assert not world.gate.holdings.all
+    assert saved(world.gate) == Saved(2, [])
+
+
+def test_a_pin_that_readers_never_had() -> None:
+    """Saved before it was published; or the image is older than it."""
+    world = filled()
+    then = dict(world.table)
+    world.hosts(1, data="192.0.2.7")
+    world.publish()
+    world.back_to(then)
+    world.restart()
+    pin = world.gate.pinned
+    assert pin is not None
+    assert pin.reasons == ["pinned", MISSED]
+    world.back_to(then)
+    world.publish()
+    assert pin.reasons == ["pinned"]
+    world.hosts(20)
+    world.publish()
+    world.restart()
+    pin = world.gate.pinned
+    assert pin is not None
+    assert pin.reasons == ["pinned"]
+
+
 def test_no_table_is_there_to_compare_with() -> None:
     world = filled()
     gate = Gate(world.limits, world.zones, lambda: 0, lambda: 0)
     world.gone(*range(6))
     world.publish()
-    found = {name_of(block): block for block in first(gate, world.zones.all_nodes(), None, 1, "", saved(world.gate))}
+    kept, version = saved(world.gate), gate.version
+    found = {name_of(block): block for block in first(gate, world.zones.all_nodes(), None, 1, "", kept)}
     assert found == world.model
     assert gate.zones == {APEX}
+    assert gate.version != version  # so that no later loader is told of it
 
 
 # ---------------------------------------------------------------- whatever comes
@@ -549,6 +668,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("wait"), st.just(100.0)),
         st.tuples(st.just("restart"), st.booleans()),
         st.tuples(st.just("again"), st.just(None)),
+        st.tuples(st.just("start over"), st.booleans()),
     ),
     max_size=20,
 )
@@ -583,9 +703,10 @@ def test_readers_see_a_whole_table_whatever_comes(
                 world.restart(value)
             case "again":
                 world.again()
+            case "start over":
+                world.start_over(failed=value)
             case "pin":
-                then = past[value % len(past)]
-                world.gate.pin({n: then.get(n) for n in then.keys() | world.table.keys()}, "pinned", 1)
+                world.back_to(past[value % len(past)])
         world.publish("a break" if what == "break" else "")
         past.append(dict(world.table))
         for one in world.gate.holdings.all:
