@@ -110,6 +110,7 @@ class Worker:
         self._running = True
         self._orphanhood = Orphanhood(self._board, SlotKind.WORKER, setup.index)
         self._neighbours: list[Reading] = []
+        self._stale_at = 0  # when the one before us is to be taken for stuck, if it does not beat again
         self._checked_ns = 0
         self._poll = select.poll()
         self._own = [_reading(sock) for sock in self._sockets[setup.index]]
@@ -210,7 +211,12 @@ class Worker:
         except NotMapped:
             self._poll.poll(1)  # ms: not in a circle, should the announced segment be gone for good
             return
-        self._poll.poll(IDLE_S * 1000)
+        self._poll.poll(self._patience_ms(time.monotonic_ns()))
+
+    def _patience_ms(self, now: int) -> float:
+        """How long to sleep: shorter if a neighbour's clients would have to wait for us."""
+        due = (self._stale_at - now) / 1e6
+        return min(IDLE_S * 1000, max(1.0, due)) if self._stale_at else IDLE_S * 1000
 
     def _keep_house(self, now: int) -> None:
         """What need not be done every batch."""
@@ -234,6 +240,7 @@ class Worker:
     def _stale_neighbours(self, now: int) -> list[Reading]:
         """Sockets of the workers before us that show no sign of life: we are the next live one after them."""
         others = len(self._sockets)
+        self._stale_at = 0
         if others < 2:
             return []
         if self._orphanhood.orphaned:
@@ -254,6 +261,7 @@ class Worker:
         for step in range(1, others):
             neighbour = order[at - step]
             if now - beats[neighbour] < NEIGHBOUR_STALE_NS:
+                self._stale_at = beats[neighbour] + NEIGHBOUR_STALE_NS
                 break
             stale += [_reading(sock) for sock in self._sockets[neighbour]]
         return stale

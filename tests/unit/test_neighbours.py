@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.worker import NEIGHBOUR_STALE_NS, Worker, WorkerSetup
+from server.worker import IDLE_S, NEIGHBOUR_STALE_NS, Worker, WorkerSetup
 from shm.board import Board, ClaimedSlot
 from shm.layout import SlotKind
 from tests.support.instances import fresh_instance
@@ -73,3 +73,18 @@ def test_a_neighbour_that_is_still_starting_is_drained(worker: Worker, slots: li
 def test_before_the_first_table_nobody_is_drained_for_having_none(worker: Worker, slots: list[ClaimedSlot]) -> None:
     worker._adopted = 0
     assert drained(worker, slots[1].get("heartbeat_ns")) == []
+
+
+def test_an_idle_worker_sleeps_no_longer_than_a_neighbours_clients_may_wait(
+    worker: Worker, slots: list[ClaimedSlot]
+) -> None:
+    slots[1].set("generation", 1)
+    beat = time.monotonic_ns()
+    slots[1].set("heartbeat_ns", beat)
+    drained(worker, beat + 1_000_000)
+    usual = IDLE_S * 1000
+    assert worker._patience_ms(beat + 1_000_000) == usual, "it is well"
+    assert worker._patience_ms(beat + NEIGHBOUR_STALE_NS - 5_000_000) == 5.0
+    assert worker._patience_ms(beat + NEIGHBOUR_STALE_NS + 5_000_000) == 1.0, "the look at it is due"
+    drained(worker, beat + NEIGHBOUR_STALE_NS)
+    assert worker._patience_ms(beat + NEIGHBOUR_STALE_NS) == usual, "its sockets are drained already"
