@@ -81,6 +81,7 @@ class Health:
         self._helper: Helper | None = None
         self._needed = asyncio.Event()
         self._unsaved = asyncio.Event()
+        self._writing: asyncio.Future[None] | None = None
         found = _load(path)
         self._forced = found.forced
         self._was_down = found.down
@@ -140,6 +141,8 @@ class Health:
         finally:
             saving.cancel()
             await asyncio.gather(saving, return_exceptions=True)
+            if self._unsaved.is_set():  # an operator's word of the last second
+                await self._save()
 
     async def _follow(self) -> None:
         helper = await Helper.start("loader.checker")
@@ -246,14 +249,22 @@ class Health:
     async def _save_on(self) -> None:
         while self._path is not None:
             await self._unsaved.wait()
-            self._unsaved.clear()
-            down = {text: state.since for text, state in self._states.items() if state.up is False}
-            body = msgspec.json.encode(_File(dict(self._forced), down))
-            try:
-                await asyncio.to_thread(_write, self._path, body)
-            except OSError as error:
-                log.error("cannot write %s: %s; what was set by hand is lost at the end", self._path, error.strerror)
+            await self._save()
             await asyncio.sleep(SAVE_EVERY_S)
+
+    async def _save(self) -> None:
+        if self._path is None:
+            return
+        if self._writing is not None and not self._writing.done():  # its task is gone, its thread is not
+            await asyncio.wait([self._writing])
+        self._unsaved.clear()
+        down = {text: state.since for text, state in self._states.items() if state.up is False}
+        body = msgspec.json.encode(_File(dict(self._forced), down))
+        self._writing = asyncio.ensure_future(asyncio.to_thread(_write, self._path, body))
+        try:
+            await asyncio.shield(self._writing)
+        except OSError as error:
+            log.error("cannot write %s: %s; what was set by hand is lost at the end", self._path, error.strerror)
 
 
 def _word(up: bool | None) -> str:

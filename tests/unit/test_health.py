@@ -112,6 +112,25 @@ def test_the_file_tells_the_next_one(tmp_path: Path) -> None:
     assert (late.health.is_up(ONE.text), late.health.is_up(TWO.text)) == (None, False)
 
 
+def test_the_last_word_is_kept_though_the_loader_ends_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "health.json"
+    stand = Stand(path, ONE, TWO)
+
+    async def body() -> None:
+        task = asyncio.create_task(stand.health.run())
+        stand.health.force(ONE.text, "down")
+        while not path.exists():
+            await asyncio.sleep(0.01)
+        stand.health.force(TWO.text, "down")  # the file was written less than SAVE_EVERY_S ago
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run_async(body())
+    after = Stand(path, ONE, TWO)
+    assert after.health.is_up(ONE.text) is False
+    assert after.health.is_up(TWO.text) is False
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"forced":{"a":1}}', b"\xff"])
 def test_a_file_that_says_nothing(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "x-health.json"
