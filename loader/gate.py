@@ -30,6 +30,8 @@ _JUDGE_SHARE = 0.9
 _JUDGE_NAMES = 1000
 #: Pending changes at a time, and rejected ones; more join the last.
 _MOST = 8
+#: Zones that are gone and remembered.
+_MOST_ENDED = 10_000
 
 Flow = dict[bytes, bytes | None]
 
@@ -58,6 +60,8 @@ class Gate:
         self.holdings = Holdings()
         #: Apexes that are published.
         self.zones: set[bytes] = set()
+        #: Apexes that are not any more -> the last serial that readers have seen, which secondaries may still have.
+        self.ended: dict[bytes, int] = {}
         #: The number of the next held change.
         self.next = 1
         #: Whether the last burst was held, and all that came with it: readers have not got this far.
@@ -73,7 +77,6 @@ class Gate:
         self._freed: set[bytes] = set()  # to be published with the next burst, without being judged
         self._forced: Flow = {}  # to be published with the next burst, whatever the model says
         self._lagging: dict[bytes, int] = {}  # apex -> its serial, which readers may not have seen
-        self._ended: dict[bytes, int] = {}  # apex that is gone -> the last serial that readers have seen
         self._floor = 0  # for the serial of a zone that a rollback brings back: the source's revision
 
     # ------------------------------------------------------------ what is held
@@ -376,8 +379,8 @@ class Gate:
         number = self._lagging.get(name)
         if is_apex(old):
             last, least = serial(old), serial(old)
-        elif name in self._ended or name in self._forced:  # secondaries may have more of it than it begins with
-            last = self._ended.get(name, max(serial(base), self._floor))
+        elif name in self.ended or name in self._forced:  # secondaries may have more of it than it begins with
+            last = self.ended.get(name, max(serial(base), self._floor))
             least = last + 1
         else:
             return serial(base) if number is None else number
@@ -397,8 +400,11 @@ class Gate:
         for name, new in flow.items():
             if is_apex(new):
                 self.zones.add(name)
-                self._ended.pop(name, None)
+                self.ended.pop(name, None)
             elif name in self.zones:
                 self.zones.discard(name)
                 old = find(name)
-                self._ended[name] = serial(old) if is_apex(old) else self._floor
+                self.ended[name] = serial(old) if is_apex(old) else self._floor
+                self.holdings.version += 1
+        while len(self.ended) > _MOST_ENDED:
+            del self.ended[next(iter(self.ended))]

@@ -56,10 +56,11 @@ class SavedChange(msgspec.Struct):
 
 
 class Saved(msgspec.Struct):
-    """All that is held. next: the number of the next change."""
+    """All that is held. next: the number of the next change. ended: see Gate."""
 
     next: int
     changes: list[SavedChange]
+    ended: dict[bytes, int] = {}
 
 
 def saved(gate: Gate) -> Saved:
@@ -71,7 +72,7 @@ def saved(gate: Gate) -> Saved:
         )
         for held in gate.holdings.all
     ]  # fmt: skip
-    return Saved(gate.next, changes)
+    return Saved(gate.next, changes, dict(gate.ended))
 
 
 def _seal(blocks: Iterable[bytes | None]) -> int:
@@ -99,6 +100,9 @@ def first(
     held. revision, why: see Gate.sift. tell: is told what changes for readers, and finds what they have. Raises
     TableDamaged.
     """
+    if kept is not None:
+        gate.ended |= kept.ended
+        kept.ended = {}
     if table is None:
         if kept is not None and kept.changes:
             log.error(

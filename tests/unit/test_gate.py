@@ -465,7 +465,8 @@ def test_pinned() -> None:
         world.gate.resume()
 
 
-def test_a_zone_that_a_rollback_brings_back_has_a_serial_beyond_what_secondaries_may_have() -> None:
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_zone_that_a_rollback_brings_back_has_a_serial_beyond_what_secondaries_may_have(restart: bool) -> None:
     other = names.from_text("other.test.")
     world = World(Limits(on=False))
     world.put("/a", record("a.other.test.", zone=other))
@@ -478,6 +479,8 @@ def test_a_zone_that_a_rollback_brings_back_has_a_serial_beyond_what_secondaries
     world.put("/b")
     world.publish()
     assert other not in world.table
+    if restart:
+        world.restart()
     world.back_to(then)
     world.publish()
     assert serial(world.table[other]) > seen
@@ -485,6 +488,26 @@ def test_a_zone_that_a_rollback_brings_back_has_a_serial_beyond_what_secondaries
     world.gate.resume()
     world.publish()
     world.put("/a", record("c.other.test.", zone=other))
+    world.publish()
+    assert serial(world.table[other]) > seen
+
+
+def test_so_has_one_that_a_rollback_has_taken_away() -> None:
+    other = names.from_text("other.test.")
+    world = World(Limits(on=False))
+    then = dict(world.table)
+    world.put("/a", record("a.other.test.", zone=other))
+    world.put("/b", record("b.other.test.", zone=other))
+    world.publish()
+    world.put("/b")
+    world.publish()
+    del world.keys["/b"]
+    seen = serial(world.table[other])
+    world.back_to(then)
+    world.publish()
+    assert other not in world.table
+    world.restart()  # it knows nothing of /b
+    world.gate.resume()
     world.publish()
     assert serial(world.table[other]) > seen
 
