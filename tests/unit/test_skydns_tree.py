@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader import names
-from loader.model import Delete, Put
+from loader.model import Changes, Delete, Put
 from loader.skydns import Semantics
+from loader.skydns_feed import pieces
 from loader.skydns_views import winning_group
 from tests.support.skydns import World
 
@@ -170,3 +172,23 @@ def test_a_lease_that_is_another_one_now() -> None:
 )
 def test_winning_group(levels: dict[Any, int], group: str) -> None:
     assert winning_group(Counter(levels)) == group
+
+
+@given(
+    revisions=st.lists(st.integers(1, 40), max_size=30).map(sorted),
+    most=st.integers(1, 9), before=st.integers(0, 50), last=st.integers(0, 60),
+)  # fmt: skip
+def test_pieces_of_changes_are_whole_revisions(revisions: list[int], most: int, before: int, last: int) -> None:
+    """Nothing is left out, no revision is in two pieces, and what a piece is said to be of never goes back."""
+    last = max([last, before, *revisions])
+    events: list[Put | Delete] = [Put(f"/{number}", b"", revision) for number, revision in enumerate(revisions)]
+    parts = list(pieces(Changes(list(events), last), before, most))
+    assert [event for part in parts for event in part.events] == events
+    said = [part.revision for part in parts]
+    assert said == sorted(said)
+    assert said[-1] == last
+    for one, other in pairwise(parts):
+        assert one.events[-1].mod_revision < other.events[0].mod_revision
+        assert len(one.events) >= most
+        assert before <= one.revision
+        assert one.revision < other.events[0].mod_revision or one.revision == before
