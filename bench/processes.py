@@ -231,7 +231,7 @@ class Standoff(Child):
                     sock.send(query)
                     if sock.recv(1500).endswith(right_end):
                         return time.monotonic() - self.started_at
-                    time.sleep(0.002)  # it has no table yet; asked without a pause, it would take a core from the loader
+                    time.sleep(0.002)  # no table yet: asked without a pause, it takes a core from the loader
                 except TimeoutError:
                     pass
                 except ConnectionRefusedError:
