@@ -11,8 +11,10 @@ from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from loader._short import block, place
-from loader.compiler import Gift, Given
+from loader.compiler import FIRST_RR, Gift, Given
+from loader.model import Record
 from loader.names import STAR
+from loader.rdata import DNAME, NS, SOA
 from shm.layout import NodeFlag
 
 if TYPE_CHECKING:
@@ -92,6 +94,35 @@ def fill(model: Zones, given: Iterable[Given], step: int) -> Iterator[None]:
             model._aggregates.add(name)
         if number % step == 0:
             yield
+
+
+#: Types that change what other names are; an RR of another type that is alone at its name may take the short way.
+_STRUCTURAL = frozenset((NS, SOA, DNAME))
+#: Octets of data, so that nobody has to ask whether the RRset outgrows its bounds.
+_SHORT_DATA = 4096
+
+
+def give_again(model: Zones, key: str, record: Record, revision: int, cause: int) -> bool:
+    """The short way of the most frequent change: a key gives one RR instead of one of the same type to the same name,
+    where nobody else gives anything, and nothing was to be said. False: the long way, Zones.apply."""
+    owner, type_ = record.owner, record.type
+    gifts_to, zones = model._gifts.by_name, model._zones
+    old = gifts_to.get(owner)
+    if type(old) is not tuple or len(old) != FIRST_RR + 3 or old[0] != key or old[3] != type_ or old[2] != record.zone:
+        return False
+    if model._gifts.by_key[key] != owner or type_ in _STRUCTURAL or len(record.rdata) > _SHORT_DATA or owner in zones:
+        return False
+    if owner in model._pending or owner in model._void or owner in model._problems or owner in model._warnings:
+        return False
+    zone = model._zone_of(owner)
+    if zone is None or (old[2] is not None and old[2] != zone.apex):
+        return False
+    new = (key, revision, old[2], old[3], model._ttl(record.ttl), record.rdata)
+    if new != old:
+        gifts_to[owner] = new
+        model._changed.add(owner)
+        model._touch(zone, max(revision, cause))
+    return True
 
 
 def nodes(model: Zones) -> Iterator[bytes]:

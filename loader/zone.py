@@ -60,8 +60,10 @@ class Zones:
 
         cause: the revision of a later change elsewhere that made them so; it counts for the zone's serial only.
         """
-        if len(records) == 1 and key not in self._gifts.by_key and self._apply_plain(key, records[0], revision):
-            return
+        if len(records) == 1:
+            short = bulk.give_again if key in self._gifts.by_key else Zones._apply_plain
+            if short(self, key, records[0], revision, cause):
+                return
         before = self._gifts.names_of(key)
         after = self._as_gifts(key, records, revision)
         for gift in after.values():
@@ -90,7 +92,7 @@ class Zones:
         (self._aggregates.add if on else self._aggregates.discard)(name)
         self._changed.add(name)
 
-    def _apply_plain(self, key: str, record: Record, revision: int) -> bool:
+    def _apply_plain(self, key: str, record: Record, revision: int, cause: int) -> bool:
         """The short way for a new key that gives one record to a new name in a known zone. False: take the long way."""
         owner, type_ = record.owner, record.type
         if owner in self._gifts.by_name or type_ in _STRUCTURAL:
