@@ -303,6 +303,8 @@ class Gate:
                 held = self.pending[-1]
             else:
                 return verdict.lost
+        elif why and why not in held.reasons:  # nothing is judged, but who resumes should know
+            held.reasons = [*held.reasons, why]
         self.holdings.join_all(held, burst)
         if reasons:
             held.judged = len(held.kept)

@@ -465,6 +465,17 @@ def test_pinned() -> None:
         world.gate.resume()
 
 
+def test_a_store_that_goes_back_while_the_table_is_pinned_is_told_of() -> None:
+    world = filled()
+    world.gate.pin({}, "pinned", 5)
+    world.publish()
+    for number in (1, 2):
+        world.gone(number)
+        assert world.publish("the store went back") == {}
+    assert world.gate.pinned is not None
+    assert world.gate.pinned.reasons == ["pinned", "the store went back"]
+
+
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_zone_that_a_rollback_brings_back_has_a_serial_beyond_what_secondaries_may_have(restart: bool) -> None:
     other = names.from_text("other.test.")
