@@ -23,6 +23,7 @@ import pytest
 from loader import image
 from loader.etcd import Etcd
 from shm._table import Table
+from shm.layout import LoaderState
 from shm.segment import remove_instance
 from tests.support.etcd import EtcdServer
 from tests.torture import content
@@ -243,7 +244,8 @@ def test_killed_while_it_is_written(
     for _ in range(12):
         service.source = [*kept._source, "--image-interval", "0.001"]
         loader = service.start_loader()
-        wait_for("it publishes", lambda: service.published() and service.board.loader.get("names") > NAMES)
+        wait_for("it publishes", service.published)
+        wait_for("etcd's own table", lambda: is_fresh(service))
         time.sleep(chance.uniform(0.3, 0.8))
         loader.kill()
         wait_for("it is gone", lambda: not service.lives("writer"))
@@ -254,6 +256,12 @@ def test_killed_while_it_is_written(
     assert revisions == sorted(revisions)
     assert len(set(revisions)) > 6, "the images were of the same few moments"
     changer.stop()
+
+
+def is_fresh(service: Service) -> bool:
+    """Whether the names come from etcd, no longer from the image."""
+    words = service.board.loader
+    return words.get("names") > NAMES and words.get("loader_state") == LoaderState.FRESH
 
 
 async def widen(endpoint: str) -> None:
