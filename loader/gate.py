@@ -30,6 +30,8 @@ _JUDGE_SHARE = 0.9
 _JUDGE_NAMES = 1000
 #: Pending changes at a time, and rejected ones; more join the last.
 _MOST = 8
+#: Of one change, for people.
+_MOST_REASONS = 10
 #: Zones that are gone and remembered.
 _MOST_ENDED = 10_000
 
@@ -309,7 +311,7 @@ class Gate:
         if reasons:
             held.judged = len(held.kept)
             if held.growth == 1 or not held.drip:
-                self._say(held)
+                self._say(held, reasons)
         return None
 
     def _against(self, reasons: list[str], drip: bool, lasting: bool, revision: int) -> Held:
@@ -320,17 +322,17 @@ class Gate:
             held = pending[-1]
         if held is None:
             held = self._new(State.PENDING, reasons, revision)
-        held.reasons = reasons if drip else list(dict.fromkeys([*held.reasons, *reasons]))
+        held.reasons = reasons if drip else list(dict.fromkeys([*held.reasons, *reasons]))[:_MOST_REASONS]
         held.drip, held.lasting = held.drip or drip, held.lasting or lasting
         held.growth += 1
         held.since_s = self._clock()
         return held
 
-    def _say(self, held: Held) -> None:
+    def _say(self, held: Held, reasons: list[str]) -> None:
         log.error(
             "held back: %s. Of %d names readers keep what they have. `standoff pending` shows the change, "
             "`standoff approve %d` publishes it, `standoff reject %d` refuses it",
-            "; ".join(held.reasons), len(held.kept), held.number, held.number,
+            "; ".join(reasons), len(held.kept), held.number, held.number,
         )  # fmt: skip
 
     def _before(self, seen: Find) -> Before:

@@ -144,7 +144,9 @@ def judge(burst: Burst, limits: Limits, before: Before) -> Verdict:
     if not lost:
         return Verdict(reasons, lost)
     by_zone = _count_zones(lost, before.zones)
-    own = _too_many(len(lost), before.names, limits) or any(count >= limits.floor for count in by_zone.values())
+    own = _too_many(len(lost), before.names, limits) or any(
+        count >= limits.floor and not before.populated(zone) for zone, count in by_zone.items()
+    )
     found = [*_emptied(by_zone, limits, before), *_share(len(lost), limits, before)]
     return Verdict(reasons + found, lost, drip=bool(found) and not own and not reasons)
 

@@ -320,6 +320,29 @@ def test_a_drip_is_held_and_only_losses_join_it() -> None:
     assert world.names() == set()
 
 
+def test_a_drip_of_bursts_that_are_large_is_one_change() -> None:
+    """Scripts delete a hundred keys in a transaction, which is guard_floor; held once, none passes until it is decided,
+    not even when the first ones are long ago."""
+    world = filled(Limits(floor=4, removed=0.5), count=60)
+    for start in range(0, 56, 4):
+        world.gone(*range(start, start + 4))
+        world.publish()
+        world.now += 1 if start < 32 else 1000
+    (held,) = world.gate.pending
+    assert held.drip
+    assert (len(held.kept), held.growth, len(held.reasons)) == (28, 7, 1)
+    assert len(world.names()) == 32
+    world.approve_all()
+
+
+def test_reasons_do_not_become_more_and_more() -> None:
+    world = filled(Limits(floor=1, removed=0.0), count=40)
+    for number in range(40):
+        world.hosts(number, data="192.0.2.2")
+        world.publish(f"the store went back to {number}")
+    assert max(len(held.reasons) for held in world.gate.pending) == 10
+
+
 def test_a_slow_drip_passes() -> None:
     world = filled(Limits(floor=4, removed=0.5, window_s=25), count=20)
     for number in range(20):
