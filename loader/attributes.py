@@ -32,6 +32,9 @@ _MOST_LABELS, _MOST_LABEL = 16, 255
 #: A choice stands for so long at least: each costs a swap, and resolvers take no notice of more.
 LEAST_PERIOD_S, MOST_PERIOD_S = 5, 86400
 
+#: The year 1, UTC: the first moment that can be written. With an offset one can name an earlier one.
+_FIRST_TIME = -62135596800.0
+
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 Moment = int | float | str
@@ -102,7 +105,13 @@ def conditional(record: Record, attributes: Attributes) -> Record:
         return record
     if record.type in (rdata.SOA, rdata.DNAME):
         raise Reject(f"a {rdata.type_name(record.type)} has no conditions: without it the zone would be another")
-    made = placed(attributes, record.type, record.rdata)
+    return with_attributes(record, placed(attributes, record.type, record.rdata))
+
+
+def with_attributes(record: Record, made: Attributes) -> Record:
+    """The record with attributes that are right for it."""
+    if made == NONE:
+        return record
     return Conditional(record.zone, record.owner, record.type, record.ttl, record.rdata, made)
 
 
@@ -129,7 +138,7 @@ def _moment(what: str, given: Moment | None, outer: float | None) -> float | Non
         try:
             if not _RFC3339.fullmatch(given):
                 raise ValueError
-            return datetime.fromisoformat(given.upper()).timestamp()
+            return max(datetime.fromisoformat(given.upper()).timestamp(), _FIRST_TIME)
         except (ValueError, OverflowError):
             raise Reject(
                 f"{what} is a time like 2031-01-31T09:00:00Z, or seconds since the epoch, not {given[:40]!r}"

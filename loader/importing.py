@@ -16,7 +16,7 @@ from loader.etcd_discovery import endpoints_of
 from loader.etcd_url import EtcdUrl
 from loader.exchange import powerdns, route53, written
 from loader.exchange.keys import Change, batches
-from loader.exchange.sets import Gathered, Remark, gather
+from loader.exchange.sets import Gathered, Remark, gather, join
 from loader.feed import Feed, etcd_feed
 from loader.files import FileStatus
 from loader.model import Changes, Listing, Put, Record, Reject
@@ -26,6 +26,8 @@ from loader.skydns_feed import SkydnsFeed
 #: Operations of a transaction; etcd takes 128 by default.
 BATCH = 100
 FORMATS = ("zone", "jsonl", "msgpack", "powerdns", "route53", "etcd")
+#: Formats that cannot say attributes (docs/filters.md).
+_MUTE = frozenset(("zone", "powerdns", "route53"))
 _SUFFIXES = {".jsonl": "jsonl", ".json": "route53", ".msgpack": "msgpack", ".mp": "msgpack", ".pdns": "powerdns"}
 
 
@@ -39,8 +41,18 @@ def format_of(source: str) -> str:
 def read(source: str, format: str, zones: Collection[bytes], standard_input: Callable[[], bytes]) -> Gathered:
     """Everything that a file, a folder of zone files and JSON lines, or standard input (`-`) gives. Raises Reject,
     OSError."""
+    path = Path(source.removeprefix("file:"))
+    if format == "zone" and source != "-" and path.is_dir():
+        return _folder(path, zones)
+    found = _read(source, format, zones, standard_input)
+    if format in _MUTE:
+        found.mute = {(one.owner, one.type) for one in found.sets}
+    return found
+
+
+def _read(source: str, format: str, zones: Collection[bytes], standard_input: Callable[[], bytes]) -> Gathered:
     if format == "zone":
-        return _zone_files(source, zones, standard_input)
+        return _zone_file(source, zones, standard_input)
     raw = standard_input() if source == "-" else Path(source.removeprefix("file:")).read_bytes()
     match format:
         case "jsonl":
@@ -60,10 +72,8 @@ def _json_lines(raw: bytes, zones: Collection[bytes]) -> Gathered:
     return gather(records, zones, [Remark(f"line {number}", reason) for number, reason in wrong.items()])
 
 
-def _zone_files(source: str, zones: Collection[bytes], standard_input: Callable[[], bytes]) -> Gathered:
+def _zone_file(source: str, zones: Collection[bytes], standard_input: Callable[[], bytes]) -> Gathered:
     path = Path(source.removeprefix("file:"))
-    if path.is_dir() and source != "-":
-        return _folder(path, zones)
     with tempfile.TemporaryDirectory() as folder:
         if source == "-":
             origin = min(zones, default=names.ROOT, key=len)
@@ -78,19 +88,16 @@ def _zone_files(source: str, zones: Collection[bytes], standard_input: Callable[
 
 
 def _folder(path: Path, zones: Collection[bytes]) -> Gathered:
-    records: list[Record] = []
+    parts: list[Gathered] = []
     problems: list[Remark] = []
     for file in sorted(path.iterdir()):
         if file.suffix not in (".zone", ".db", ".jsonl"):
             continue
         try:
-            one = read(str(file), format_of(str(file)), zones, bytes)
+            parts.append(read(str(file), format_of(str(file)), zones, bytes))
         except (Reject, OSError) as error:
             problems.append(Remark(str(file), str(error)))
-            continue
-        records += [Record(s.zone, s.owner, s.type, s.ttl, data) for s in one.sets for data in s.data]
-        problems += one.problems
-    return gather(records, zones, problems)
+    return join(parts, zones, problems)
 
 
 # ---------------------------------------------------------------- etcd

@@ -85,7 +85,7 @@ class Target(msgspec.Struct, frozen=True):
         if self.address:
             return self
         shown = f"[{address}]" if ":" in address else address
-        return msgspec.structs.replace(self, address=address, text=self.text.replace(PLACEHOLDER, shown))
+        return msgspec.structs.replace(self, address=address, text=self.text.replace(PLACEHOLDER, shown, 1))
 
 
 def parse(check: str | Options) -> Target:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,10 +46,14 @@ def command(settings: Settings, source: str | None, format: str | None, target: 
     """Write every record of a running instance, as of one generation of its table, or of SOURCE (file:PATH or
     etcd://...) without any instance. --zone picks zones; --json is short for --format jsonl.
 
+    Attributes (windows, weights, checks, labels) of SOURCE are in JSON lines and msgpack; zone files cannot say them,
+    which a message tells. An instance answers what its filters leave, and knows no attributes.
+
     SOA and NS that were made for a zone which brings none are written as they are answered. `standoff import` reads
     each format, and so does `standoff load` zone files and JSON lines.
     """
     from loader import names
+    from loader.exchange import conditions
     from loader.model import Reject
 
     format = format or ("jsonl" if as_json else "zone")
@@ -58,6 +62,8 @@ def command(settings: Settings, source: str | None, format: str | None, target: 
     if not sets:
         output.message("there is nothing to export" + (f" in {' '.join(settings.zone)}" if only else ""))
         return Exit.FAILED
+    if format == "zone" and (lost := conditions.count(sets)):
+        output.message(f"{lost} records have attributes, which zone files cannot say: jsonl and msgpack can")
     try:
         _write(sets, format, target, about)
     except Reject as reject:
@@ -116,6 +122,8 @@ def _of_source(source: str, settings: Settings, only: list[bytes]) -> tuple[list
     import asyncio
 
     from loader import etcd_url, importing
+    from loader.attributes import Conditional
+    from loader.exchange.conditions import attach
     from loader.exchange.sets import from_nodes
     from loader.files import FileSource
     from loader.zone import Zones
@@ -129,16 +137,19 @@ def _of_source(source: str, settings: Settings, only: list[bytes]) -> tuple[list
         if place.url.schema == "skydns" and not only:
             raise click.UsageError(f"{source}: the schema skydns does not tell zones; give them with --zone")
         found = asyncio.run(importing.listed(place, only, settings.semantics))
-        records: Iterable[tuple[str, Any]] = found.records.items()
+        records: Mapping[str, Any] = found.records
         problems, revision = found.problems, found.revision
     else:
         update = FileSource(source.removeprefix("file:"), only).look()
         if update is None:
             raise click.UsageError(f"{source} holds nothing that can be read")
-        records, problems, revision = update.records.items(), dict(update.problems), update.revision
-    for key, made in records:
+        records, problems, revision = update.records, dict(update.problems), update.revision
+    conditional: list[Conditional] = []
+    for key, made in records.items():
         model.apply(key, made or (), revision)
+        conditional += [one for one in made or () if isinstance(one, Conditional)]
     sets = from_nodes(model.all_nodes(), only)
+    sets = attach(sets, conditional, (one for made in records.values() for one in made or ()))
     from cli.commands.import_ import tell
 
     tell([f"not exported: {key}: {reason}" for key, reason in (problems | model.problems).items()])

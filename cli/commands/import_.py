@@ -56,6 +56,9 @@ def command(
     With --to, only what differs from what is in etcd is written: `+` new, `~` changed, `-` removed. What cannot be
     taken over is named with the reason, and does not stop the rest unless --strict is given.
 
+    JSON lines, msgpack and etcd bring attributes (windows, weights, checks, labels). Other formats have none: a value
+    that means the same records keeps those that it has.
+
     --delete spares the names of what could not be taken over; if it is not known which those are, it removes nothing.
 
     Exit status 1 if nothing could be read or written, if --delete had to do nothing, and with --strict if any part of
@@ -63,7 +66,7 @@ def command(
     """
     import asyncio
 
-    from loader.exchange.keys import entries
+    from loader.exchange.keys import entries, muted
 
     if (dry_run or delete) and to is None:
         raise click.UsageError("--dry-run and --delete compare with what is in etcd: give --to URL")
@@ -90,7 +93,8 @@ def command(
         output.message("nothing is removed: parts of the input cannot be read, and might be what would go (--delete)")
     zones = found.zones if delete and not blind else set()
     report = {"problems": len(problems)} if as_json else None
-    status = asyncio.run(_bring(place, wanted, (zones, spared), dry_run, report))
+    rules = zones, spared, muted(prefix, found, wanted)
+    status = asyncio.run(_bring(place, wanted, rules, dry_run, report))
     return Exit.FAILED if blind else status
 
 
@@ -112,7 +116,7 @@ def read_all(settings: Settings, sources: tuple[str, ...], format: str | None) -
     import asyncio
 
     from loader import importing, names
-    from loader.exchange.sets import Gathered, Remark, gather, records_of
+    from loader.exchange.sets import Gathered, Remark, join
     from loader.model import Reject
 
     zones = [names.from_text(zone) for zone in settings.zone]
@@ -129,10 +133,7 @@ def read_all(settings: Settings, sources: tuple[str, ...], format: str | None) -
                 parts.append(importing.read(source, kind, zones, lambda: sys.stdin.buffer.read()))
         except (Reject, OSError, ValueError) as error:
             parts.append(Gathered(problems=[Remark(source, str(error))]))
-    records = [record for part in parts for record in records_of(part.sets)]
-    whole = gather(records, zones, [one for part in parts for one in part.problems])
-    whole.notes[:0] = [one for part in parts for one in part.notes]
-    return whole
+    return join(parts, zones)
 
 
 def tell(lines: list[str]) -> None:
@@ -146,26 +147,29 @@ def tell(lines: list[str]) -> None:
 async def _bring(
     place: Place,
     wanted: dict[str, bytes],
-    removing: tuple[set[bytes], set[bytes]],
+    rules: tuple[set[bytes], set[bytes], set[str]],
     dry_run: bool,
     report: dict[str, Any] | None,
 ) -> int:
     """Compare with etcd, show or write what differs.
 
-    removing: zones that lose the keys that are not wanted, and names in them that do not
-    report    print JSON, with these fields in it
+    rules   zones that lose the keys that are not wanted; names in them that do not; keys whose attributes the input
+            cannot say
+    report  print JSON, with these fields in it
     """
     from cli.progress import Progress
     from loader.etcd_channel import EtcdError
-    from loader.exchange.keys import plan
+    from loader.exchange.keys import bared, plan
     from loader.importing import Written
 
     written = Written()
     async with place:
         puts, revision = await place.present()
-        changes = plan(place.url.prefix, {put.key: put.value for put in puts}, wanted, *removing)
+        changes = plan(place.url.prefix, {put.key: put.value for put in puts}, wanted, *rules)
         counts = {word: sum(change.sign == sign for change in changes) for sign, word in SIGNS.items()}
         counts["unchanged"] = len(wanted) - counts["added"] - counts["changed"]
+        if bare := bared(place.url.prefix, changes):
+            output.message(f"{bare} values {'would ' if dry_run else ''}lose their attributes: the input has none")
         failed: EtcdError | None = None
         if dry_run:
             if report is None:

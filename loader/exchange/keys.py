@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from loader import names, rdata, records
-from loader.exchange.sets import RecordSet, Remark
-from loader.exchange.text import item
+from loader.attributes import NONE, Attributes, Conditional
+from loader.exchange import conditions
+from loader.exchange.sets import Gathered, RecordSet, Remark
 from loader.model import DEFAULT_TTL, Put, Record, Reject
 
 
@@ -29,7 +31,7 @@ def zone_segment(zone: bytes) -> str:
 def value_of(one: RecordSet) -> bytes:
     """The value as JSON. Raises Reject for data that cannot be written."""
     value: dict[str, object] = {} if one.ttl == DEFAULT_TTL else {"ttl": one.ttl}
-    return msgspec.json.encode(value | {"data": [item(one.type, data) for data in one.data]})
+    return msgspec.json.encode(value | conditions.content(one))
 
 
 def entries(prefix: str, sets: Iterable[RecordSet]) -> tuple[dict[str, bytes], list[Remark]]:
@@ -63,10 +65,11 @@ def plan(
     wanted: Mapping[str, bytes],
     zones: Collection[bytes] = (),
     spared: Collection[bytes] = (),
+    mute: Collection[str] = (),
 ) -> list[Change]:
     """What makes `present` hold what is wanted, sorted by key. A key that is there in another spelling (`WWW`, a dot
     at the zone's end) keeps it; a value that means the same stays. Keys of `zones` that are not wanted go away, but for
-    those of the names that are spared."""
+    those of the names that are spared. What is wanted of the `mute` keys says nothing of attributes."""
     spelling: dict[str, str] = {}
     for key in present:
         if key not in wanted and (canonical := _canonical(prefix, key, present[key])) in wanted:
@@ -79,7 +82,7 @@ def plan(
         old = present.get(key)
         if old is None:
             changes.append(Change("+", key, None, value))
-        elif old != value and not _same(prefix, key, old, value):
+        elif old != value and not _same(prefix, key, (old, value), canonical in mute):
             changes.append(Change("~", key, old, value))
     gone = (
         key
@@ -124,14 +127,34 @@ def _canonical(prefix: str, key: str, value: bytes) -> str:
     return key_of(prefix, RecordSet(made[0].zone, first.owner, first.type, 0, ()))
 
 
-def _same(prefix: str, key: str, old: bytes, new: bytes) -> bool:
-    """Whether two values give the same records."""
-    before, after = _parse(prefix, key, old), _parse(prefix, key, new)
-    return bool(before) and _content(before) == _content(after)
+def muted(prefix: str, found: Gathered, wanted: Collection[str]) -> set[str]:
+    """The wanted keys whose attributes the input could not say."""
+    mute = (one for one in found.sets if (one.owner, one.type) in found.mute and rdata.storable(one.type))
+    return {key for key in (key_of(prefix, one) for one in mute) if key in wanted}
 
 
-def _content(found: list[Record]) -> list[tuple[int, int, bytes]]:
-    return sorted((one.type, one.ttl, one.rdata) for one in found)
+def bared(prefix: str, changes: Iterable[Change]) -> int:
+    """How many of the changes take away attributes, and bring none."""
+    return sum(
+        change.old is not None and change.new is not None
+        and _has_attributes(prefix, change.key, change.old) and not _has_attributes(prefix, change.key, change.new)
+        for change in changes
+    )  # fmt: skip
+
+
+def _has_attributes(prefix: str, key: str, value: bytes) -> bool:
+    return any(isinstance(one, Conditional) for one in _parse(prefix, key, value))
+
+
+def _same(prefix: str, key: str, values: tuple[bytes, bytes], mute: bool) -> bool:
+    """Whether two values give the same records; mute: whatever their attributes."""
+    before, after = (_content(_parse(prefix, key, value), mute) for value in values)
+    return bool(before) and before == after
+
+
+def _content(found: list[Record], mute: bool) -> Counter[tuple[int, int, bytes, Attributes]]:
+    given = (one.attributes if isinstance(one, Conditional) and not mute else NONE for one in found)
+    return Counter((one.type, one.ttl, one.rdata, each) for one, each in zip(found, given, strict=True))
 
 
 def _parse(prefix: str, key: str, value: bytes) -> list[Record]:

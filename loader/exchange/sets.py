@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from loader import names, rdata
+from loader.attributes import NONE, Attributes, Conditional, with_attributes
 from loader.model import DEFAULT_TTL, Record
 from shm import node
 from shm.layout import NEGATIVE_SOA, NodeFlag
@@ -17,13 +19,17 @@ _RR = struct.Struct("!HHHIH")  # owner pointer, type, class, TTL, RDLENGTH
 
 @dataclass(frozen=True, slots=True)
 class RecordSet:
-    """An RRset. zone and owner as in loader.model.Record; ttl in seconds, or DEFAULT_TTL; data in wire form."""
+    """An RRset. zone and owner as in loader.model.Record; ttl in seconds, or DEFAULT_TTL; data in wire form.
+
+    attributes: of each record, or empty if none has any. Data may stand there twice, with different ones.
+    """
 
     zone: bytes
     owner: bytes
     type: int
     ttl: int
     data: tuple[bytes, ...]
+    attributes: tuple[Attributes, ...] = ()
 
     @property
     def title(self) -> str:
@@ -48,11 +54,13 @@ class Gathered:
     sets      in canonical order: by zone, then by name, SOA and NS first
     problems  what was left out
     notes     what was changed on the way
+    mute      (owner, type) of sets of which the input could not say attributes: they may have some
     """
 
     sets: list[RecordSet] = field(default_factory=list)
     problems: list[Remark] = field(default_factory=list)
     notes: list[Remark] = field(default_factory=list)
+    mute: set[tuple[bytes, int]] = field(default_factory=set)
 
     @property
     def zones(self) -> set[bytes]:
@@ -65,7 +73,7 @@ def gather(records: Iterable[Record], zones: Collection[bytes], problems: Iterab
     held = list(records)
     known = {*zones, *(one.zone for one in held if one.zone is not None)}
     known |= {one.owner for one in held if one.type == rdata.SOA}
-    found: dict[tuple[bytes, bytes, int], tuple[set[int], dict[bytes, None]]] = {}
+    found: dict[tuple[bytes, bytes, int], tuple[set[int], dict[tuple[bytes, Attributes | None], None]]] = {}
     result = Gathered(problems=list(problems))
     outside: set[bytes] = set()
     for one in held:
@@ -75,16 +83,27 @@ def gather(records: Iterable[Record], zones: Collection[bytes], problems: Iterab
             continue
         ttls, data = found.setdefault((zone, one.owner, one.type), (set(), {}))
         ttls.add(one.ttl)
-        data[one.rdata] = None
+        data[one.rdata, one.attributes if isinstance(one, Conditional) else None] = None
     for owner in sorted(outside, key=order):
         result.problems.append(Remark(names.to_text(owner), "is outside every zone: give its zone with --zone", owner))
     for (zone, owner, type_), (ttls, data) in found.items():
-        made = RecordSet(zone, owner, type_, min(ttls, key=_unsigned), tuple(data))
+        given = tuple(each or NONE for _, each in data) if any(each for _, each in data) else ()
+        made = RecordSet(zone, owner, type_, min(ttls, key=_unsigned), tuple(one for one, _ in data), given)
         if len(ttls) > 1:
             result.notes.append(Remark(made.title, f"several TTLs: {made.ttl}, the lowest, is taken"))
         result.sets.append(made)
     result.sets.sort(key=set_order)
     return result
+
+
+def join(parts: Sequence[Gathered], zones: Collection[bytes], problems: Iterable[Remark] = ()) -> Gathered:
+    """Several inputs as one."""
+    records = [record for part in parts for record in records_of(part.sets)]
+    whole = gather(records, zones, [*problems, *(one for part in parts for one in part.problems)])
+    whole.notes[:0] = [one for part in parts for one in part.notes]
+    told = {(one.owner, one.type) for part in parts for one in part.sets if (one.owner, one.type) not in part.mute}
+    whole.mute = {one for part in parts for one in part.mute} - told
+    return whole
 
 
 def _unsigned(ttl: int) -> float:
@@ -104,8 +123,8 @@ def set_order(one: RecordSet) -> tuple[list[bytes], list[bytes], int]:
 def records_of(sets: Iterable[RecordSet]) -> Iterator[Record]:
     """Single records again, each with its zone."""
     for one in sets:
-        for data in one.data:
-            yield Record(one.zone, one.owner, one.type, one.ttl, data)
+        for data, given in zip(one.data, one.attributes or repeat(NONE), strict=False):
+            yield with_attributes(Record(one.zone, one.owner, one.type, one.ttl, data), given)
 
 
 # ---------------------------------------------------------------- from a table

@@ -3,11 +3,15 @@
 msgpack: a stream of a header map and one array a set, names in wire form.
 
     {"format": "standoff", "version": 1, ...}    then    [zone, owner, type, ttl, [data, ...]]
+
+A set whose records have attributes has one more element: a map of them for each record, with fields as in JSON lines.
+Zone files cannot say attributes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -15,8 +19,9 @@ import msgpack
 import msgspec
 
 from loader import names, rdata
+from loader.exchange import conditions
 from loader.exchange.sets import Gathered, RecordSet, Remark, gather, records_of
-from loader.exchange.text import item, zone_text
+from loader.exchange.text import zone_text
 from loader.model import DEFAULT_TTL, MAX_TTL, Reject
 
 FORMAT, VERSION = "standoff", 1
@@ -31,7 +36,7 @@ def zone_file(sets: Iterable[RecordSet]) -> Iterator[str]:
             yield f"$ORIGIN {names.to_text(one.zone)}"
         ttl = "" if one.ttl == DEFAULT_TTL else f"{one.ttl}\t"
         head = f"{names.to_text(one.owner)}\t{ttl}IN\t{rdata.type_name(one.type)}\t"
-        for data in one.data:
+        for data in dict.fromkeys(one.data):
             yield head + zone_text(one.type, data)
 
 
@@ -52,8 +57,7 @@ def json_lines(sets: Iterable[RecordSet]) -> Iterator[bytes]:
         line: dict[str, object] = {"name": names.to_text(one.owner), "type": rdata.type_name(one.type)}
         if one.ttl != DEFAULT_TTL:
             line["ttl"] = one.ttl
-        line["data"] = [item(one.type, data) for data in one.data]
-        yield msgspec.json.encode(line)
+        yield msgspec.json.encode(line | conditions.content(one))
 
 
 def packed(sets: Iterable[RecordSet], about: dict[str, Any]) -> Iterator[bytes]:
@@ -61,7 +65,9 @@ def packed(sets: Iterable[RecordSet], about: dict[str, Any]) -> Iterator[bytes]:
     encode = msgspec.msgpack.encode
     yield encode({"format": FORMAT, "version": VERSION} | about)
     for one in sets:
-        yield encode([one.zone, one.owner, one.type, one.ttl, list(one.data)])
+        pairs = zip(one.attributes, one.data, strict=False)
+        given = [[conditions.fields(each, one.type, data) for each, data in pairs]] if one.attributes else []
+        yield encode([one.zone, one.owner, one.type, one.ttl, list(one.data), *given])
 
 
 def read_packed(raw: bytes, zones: Collection[bytes] = ()) -> Gathered:
@@ -77,8 +83,11 @@ def read_packed(raw: bytes, zones: Collection[bytes] = ()) -> Gathered:
         for number, row in enumerate(unpacker, 1):
             if (one := _row(row)) is None:
                 problems.append(Remark(f"set {number}", "is not zone, owner, type, TTL and data"))
-            else:
-                found.append(one)
+                continue
+            try:
+                found.append(_with_attributes(one, row[5:]))
+            except (Reject, msgspec.ValidationError) as error:
+                problems.append(Remark(one.title, str(error), one.owner))
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         if isinstance(error, Reject):
             raise
@@ -90,7 +99,7 @@ def read_packed(raw: bytes, zones: Collection[bytes] = ()) -> Gathered:
 
 def _row(row: Any) -> RecordSet | None:
     try:
-        zone, owner, type_, ttl, data = row
+        zone, owner, type_, ttl, data, *_ = row
         made = RecordSet(_name(zone), _name(owner), type_, ttl, tuple(data))
     except (TypeError, ValueError):
         return None
@@ -98,6 +107,16 @@ def _row(row: Any) -> RecordSet | None:
     if not good or not all(isinstance(one, bytes) for one in data) or not names.is_under(made.owner, made.zone):
         return None
     return made
+
+
+def _with_attributes(one: RecordSet, rest: list[Any]) -> RecordSet:
+    """rest: what stands in a row behind the data. Raises Reject, msgspec.ValidationError."""
+    if not rest:
+        return one
+    if len(rest) > 1 or not isinstance(rest[0], list) or len(rest[0]) != len(one.data):
+        raise Reject("has not a map of attributes for each record")
+    pairs = zip(rest[0], one.data, strict=True)
+    return replace(one, attributes=tuple(conditions.read(said, one.type, data) for said, data in pairs))
 
 
 def _name(raw: Any) -> bytes:

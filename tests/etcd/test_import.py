@@ -209,3 +209,79 @@ def test_etcd_breaks_off_in_the_middle(
     assert len(content(etcd_server, prefix)) == BATCH
     assert call(*arguments, f"etcd://{etcd_server.endpoint}{prefix}").exit_code == 0
     assert len(content(etcd_server, prefix)) == 3 * BATCH
+
+
+def test_attributes_go_round(shared_etcd: EtcdServer, prefix: str, tmp_path: Path) -> None:
+    """Out of one prefix and into another: both give the same, and a second import has nothing to do."""
+    values: dict[str, dict[str, Any]] = {
+        "www/A": {
+            "ttl": 30, "data": [{"data": "192.0.2.1", "weight": 9}, {"data": "192.0.2.2", "weight": 1}],
+            "check": {"url": "https://{address}/health", "host": "www.example.test", "interval": 5}, "pick": 1,
+        },
+        "sale/TXT": {"ttl": 60, "data": ["now"], "not_before": "2031-01-31T09:00:00Z", "not_after": 1e12},
+        "near/AAAA": {"ttl": 5, "data": ["2001:db8::1", "2001:db8::2"], "labels": {"site": "ams"}},
+    }  # fmt: skip
+    fill(shared_etcd, {f"{prefix}/a/example.test/{key}": json.dumps(value).encode() for key, value in values.items()})
+    source, target = (
+        f"etcd://{shared_etcd.endpoint}{prefix}/a?schema=records",
+        f"etcd://{shared_etcd.endpoint}{prefix}/b",
+    )
+    for format in ("jsonl", "msgpack"):
+        path = str(tmp_path / f"names.{format}")
+        assert call("export", source, "-f", format, "-o", path).exit_code == 0
+        assert call("import", path, "--to", target).exit_code == 0
+        found = content(shared_etcd, f"{prefix}/b")
+        for key, value in values.items():
+            assert json.loads(found[f"{prefix}/b/example.test/{key}"].value) == value
+        assert "0 added, 0 changed" in call("import", path, "--to", target).stderr
+    assert "0 added, 0 changed, 0 removed, 3 unchanged" in call("import", source, "--to", target).stderr
+    out = call("export", source)
+    assert "5 records have attributes, which zone files cannot say" in out.stderr
+    # What the zone file cannot say stays; what differs otherwise is written, and the loss told.
+    again = call("import", "-", "--to", target, stdin=out.stdout)
+    assert "0 changed" in again.stderr
+    assert "attributes" not in again.stderr
+    less = call("import", "-", "--to", target, "--dry-run", stdin=out.stdout.replace("192.0.2.2", "192.0.2.7"))
+    assert "1 values would lose their attributes" in less.stderr
+
+
+def test_a_dry_run_shows_attributes(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
+    fill(shared_etcd, {f"{prefix}/example.test/www/A": b'{"ttl":60,"data":["192.0.2.1"],"weight":3}'})
+    line = '{"name":"www.example.test","type":"A","ttl":60,"data":"192.0.2.1","weight":%d}'
+    arguments = ("import", "-", "--from", "jsonl", "--zone", "example.test", "--to", target, "--dry-run")
+    assert call(*arguments, stdin=line % 3).stdout == ""
+    assert call(*arguments, stdin=line % 4).stdout == (
+        f'~ {prefix}/example.test/www/A {{"ttl":60,"data":["192.0.2.1"],"weight":3}}'
+        ' -> {"ttl":60,"data":["192.0.2.1"],"weight":4}\n'
+    )
+
+
+def test_attributes_from_skydns(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
+    """Several keys beneath a name: each of the name's records has those of its own key."""
+    fill(
+        shared_etcd,
+        {
+            f"{prefix}/sky/test/example/www/a": b'{"host":"192.0.2.1","ttl":60,"check":"tcp://{address}:80"}',
+            f"{prefix}/sky/test/example/www/b": b'{"host":"192.0.2.2","ttl":60,"labels":{"site":"ams"}}',
+            f"{prefix}/sky/test/example/www/c": b'{"host":"192.0.2.3","ttl":60,"not_after":"2031-01-01T00:00:00Z"}',
+            f"{prefix}/sky/test/example/www/d": b'{"host":"192.0.2.4","ttl":60}',
+        },
+    )
+    source = f"{target}/sky?schema=skydns"
+    arguments = ("import", source, "--zone", "example.test", "--to", f"{target}/rec")
+    assert call(*arguments).exit_code == 0
+    found = {key.removeprefix(f"{prefix}/rec"): put.value for key, put in content(shared_etcd, f"{prefix}/rec").items()}
+    assert json.loads(found["/example.test/www/A"]) == {
+        "ttl": 60,
+        "data": [
+            {"data": "192.0.2.1", "check": "tcp://{address}:80"},
+            {"data": "192.0.2.2", "labels": {"site": "ams"}},
+            {"data": "192.0.2.3", "not_after": "2031-01-01T00:00:00Z"},
+            "192.0.2.4",
+        ],
+    }
+    services = json.loads(found["/example.test/www/SRV"])["data"]
+    assert [one["check"] for one in services if "check" in one] == ["tcp://192.0.2.1:80"]
+    assert "0 added, 0 changed, 0 removed" in call(*arguments).stderr
+    lines = call("export", source, "--zone", "example.test", "--json").stdout.splitlines()
+    assert sum('"check"' in line for line in lines) == 6  # A and SRV, of a.www, of www, and of the apex above
