@@ -58,6 +58,7 @@ class SourceStatus:
                   not read any more; told in error, too
     event_ns      CLOCK_REALTIME of the watch's last event; progress_ns: of that, or of etcd's word that there is none;
                   relisted_ns: of the last list that was compared in full. 0 = none yet
+    store_revision  the whole store's when the watch began, 0 = none has
     """
 
     state: LoaderState
@@ -75,6 +76,7 @@ class SourceStatus:
     event_ns: int
     progress_ns: int
     relisted_ns: int
+    store_revision: int
 
 
 class EtcdSource:
@@ -132,6 +134,7 @@ class EtcdSource:
             event_ns=self._event_ns,
             progress_ns=self._progress_ns,
             relisted_ns=self._relisted_ns(),
+            store_revision=mirror.store_revision,
         )
 
     def _endpoint(self) -> str:

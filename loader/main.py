@@ -136,7 +136,7 @@ class _Loader:
             writer, zones, len(self._feeds), self._progress, serials, chronicle, filters=filters, gate=warden.gate
         )
         publisher.held, publisher.revisions_grow = warden.kept(), etcd_url.is_etcd_url(self._settings.source[0])
-        publisher.confirmed = lambda: confirmed(self._feeds[0].status, publisher.revision)
+        publisher.confirmed = lambda wanted: confirmed(self._feeds[0].status, publisher.revision, wanted)
         rollback = Rollback(self._history, chronicle, warden, self._quiet, self._wake_for_image)
         more = {**warden.handlers, **rollback.handlers}
         desk = Desk(publisher, lambda: self._status(publisher), filters, more, warden.held_at)

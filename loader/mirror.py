@@ -201,6 +201,7 @@ class Mirror:
     listed_at: float | None = None  # when a list was last compared in full
     drift: int = 0
     watching: bool = False  # the server has confirmed the watch
+    store_revision: int = 0  # the store's, when it did
     answered: bool = False  # it has answered a ping, so it is not catching up
     heard_at: float = 0.0  # last sign of life of the list or the watch
     ping_at: float | None = None  # unanswered
@@ -353,6 +354,7 @@ class Mirror:
 
     def _watch_made(self, event: WatchMade, now: float) -> list[Action]:
         self.watching = True
+        self.store_revision = event.revision
         self.heard_at = self.ping_at = now
         behind = event.revision - self.revision
         if event.cluster_id != self.content.cluster_id:

@@ -60,9 +60,10 @@ class Publisher:
         self._gate = gate or Gate(Limits(on=False), zones, time.monotonic, time.time)
         #: What was held when an earlier loader ended.
         self.held: takeover.Saved | None = None
-        #: Whether the source's revisions only grow, as those of one etcd do, and whether it has told all up to now.
+        #: Whether the source's revisions only grow, as those of one etcd do, and whether it will tell no more, though
+        #: it was at this revision once.
         self.revisions_grow = False
-        self.confirmed: Callable[[], bool] = lambda: True
+        self.confirmed: Callable[[int], bool] = lambda wanted: True
         #: Since when the first table waits for the source to catch up; CLOCK_MONOTONIC, 0 = it does not.
         self.waiting_since = 0.0
         self._why = ""  # of a break in the source's history since the last publish
@@ -252,7 +253,7 @@ class Publisher:
     def _waits(self) -> bool:
         """Whether readers have more than the source has told yet: a snapshot is a second old."""
         table = self._before() if self.revisions_grow and not self._why else None
-        if table is None or self.revision >= table.revision or self.confirmed():
+        if table is None or self.revision >= table.revision or self.confirmed(table.revision):
             self.waiting_since = 0.0
             return False
         self.waiting_since = self.waiting_since or time.monotonic()

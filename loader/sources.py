@@ -70,8 +70,12 @@ def show_watches(words: WordView, states: Iterable[FeedStatus]) -> None:
     words.set("source_alarms", sum(bool(state.alarms) for state in etcd))
 
 
-def confirmed(status: FeedStatus, revision: int) -> bool:
-    """Whether a source that was taken up to this revision has no more to tell; etcd says so after its events."""
+def confirmed(status: FeedStatus, revision: int, wanted: int) -> bool:
+    """Whether a source that was taken up to this revision has no more to tell, though it was at `wanted` once.
+
+    Before 3.5.8 and 3.4.25 etcd says that there is nothing new while it is catching up, too. A store that has got as
+    far as `wanted` is not believed: it owes us the events up to there.
+    """
     if not isinstance(status, SourceStatus):
         return True
-    return status.progress_ns > status.event_ns and revision >= status.revision
+    return status.store_revision < wanted and status.progress_ns > status.event_ns and revision >= status.revision
