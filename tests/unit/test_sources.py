@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from loader import etcd_url
+from loader.etcd_channel import ClientOptions
 from loader.etcd_source import EtcdSource
 from loader.feed import FeedStatus
 from loader.files import FileSource
@@ -16,7 +17,7 @@ def test_a_source_that_owes_us_events_is_not_believed() -> None:
     """etcd before 3.5.8 says that there is nothing new while it is catching up, too."""
 
     async def body() -> None:
-        source = EtcdSource(etcd_url.parse("etcd://127.0.0.1:1/names?schema=records"))
+        source = EtcdSource(etcd_url.parse("etcd://127.0.0.1:1/names?schema=records"), ClientOptions())
         silent = replace(source.status, revision=700)
         assert not confirmed(silent, 700, 892)  # it has said nothing
         ahead = replace(silent, progress_ns=1, store_revision=892)
