@@ -99,7 +99,8 @@ class Watch:
     async def ping(self) -> None:
         """Ask for a sign of life; read() returns an empty list when it comes.
 
-        etcd does not answer while the watch is catching up. A broken stream shows in read(), not here.
+        etcd from 3.5.8 and 3.4.25 on does not answer while the watch is catching up, earlier ones do. A broken stream
+        shows in read(), not here.
         """
         request = WatchRequest()
         request.progress_request.SetInParent()
