@@ -171,19 +171,30 @@ class Gate:
         pin = self.pinned or self._new(State.PINNED, [reason], revision)
         pin.reasons, pin.revision, pin.since = [reason], revision, self._wall()
         for name, block in target.items():
-            wanted = self.model.block(name)
-            held = self.holdings.holder(name)
-            if block != wanted and not (is_apex(block) and is_apex(wanted) and same_but_serial(block, wanted)):
-                self.holdings.join(held or pin, name, block, wanted)
-                self._forced[name] = block
-            elif held is not None:
-                self.holdings.leave(held, name)
-                self._forced[name] = wanted
+            self._pin_one(pin, name, block)
         self.grow(target)
         self._decided = "rollback"
         self.holdings.version += 1
         log.warning("%s: %d names are held there until `standoff resume`", reason, len(pin.kept))
         return len(pin.kept)
+
+    def _pin_one(self, pin: Held, name: bytes, block: bytes | None) -> None:
+        wanted = self.model.block(name)
+        held = self.holdings.holder(name)
+        if block != wanted and not (is_apex(block) and is_apex(wanted) and same_but_serial(block, wanted)):
+            self.holdings.join(held or pin, name, block, wanted)
+            self._forced[name] = block
+        elif held is not None:
+            self.holdings.leave(held, name)
+            self._forced[name] = wanted
+
+    def unsent(self, names: Iterable[bytes], find: Find) -> None:
+        """These were let through, and could not be published. After a rollback since then they are not to be."""
+        pin = self.pinned
+        if pin is not None and self._decided == "rollback":
+            for name in names:
+                if name not in self._forced:
+                    self._pin_one(pin, name, find(name))
 
     def resume(self) -> int:
         """Publish what the source says with the next burst. How many names. Raises Undecided if it is not pinned."""

@@ -190,6 +190,8 @@ class Publisher:
                 return
             await self._publish_all()
         else:
+            if self._unsent:
+                self._gate.unsent(self._unsent, self._writer.find)
             self._unsent |= self._gate.sift(self._zones.take_changes(), self._seen, self.revision, self._why)
             self._why = ""
             if not self._unsent and (self._published_revision == self.revision or self._gate.stands):

@@ -28,6 +28,7 @@ from loader.rollback import Rollback
 from loader.warden import Warden
 from loader.zone import Zones
 from shm.board import Board
+from shm.errors import SegmentError
 from shm.segment import remove_instance
 from shm.tables import TableWriter
 from tests.support.instances import fresh_instance
@@ -242,3 +243,31 @@ def test_a_pin_that_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         assert loader.warden.gate.pinned is not None
 
     run(body)
+
+
+def test_what_could_not_be_published_before_is_not_published_after() -> None:
+    """Memory is short, somebody goes back, then there is memory."""
+
+    async def body(instance: str, folder: Path) -> None:
+        history = History(path_of(folder, instance), 1000, 1 << 24)
+        loader = Loader(instance, folder, history)
+        await loader.change({HOSTS[0]: 1})
+        then = loader.content()
+        await loader.change({HOSTS[0]: 2})
+
+        def no_memory(*_: Any) -> Iterator[float]:
+            raise SegmentError("no memory")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loader.writer, "apply", no_memory)
+            with pytest.raises(SegmentError):
+                await loader.change({HOSTS[3]: 9})
+        assert (await loader.do("rollback", to=1))["state"] == "done"
+        assert loader.content() == then
+        assert (await loader.do("resume"))["state"] == "done"
+        assert names.from_text(HOSTS[3]) in loader.content()
+        await loader.close()
+        history.close()
+
+    with place() as (instance, folder):
+        asyncio.run(body(instance, folder))
