@@ -24,8 +24,8 @@ def say(text):
     os.write(1, (text + "\\n").encode())
 
 def idle():
-    say(f"idle {os.getpid()}")
     signal.signal(signal.SIGTERM, lambda *_: (say("graceful"), os._exit(0)))
+    say(f"idle {os.getpid()}")
     while True:
         time.sleep(10)
 
