@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -67,24 +68,48 @@ def request(settings: Settings, command: str, **arguments: Any) -> dict[str, Any
     return fields
 
 
+class _More(Protocol):
+    @property
+    def more(self) -> int | None: ...
+
+
+P = TypeVar("P", bound=_More)
+T = TypeVar("T")
+
+
+def pages(
+    ask_from: Callable[[int], P], parts: Callable[[P], tuple[int, list[T]]], most: int
+) -> tuple[list[T], P, bool]:
+    """What `ask_from` tells page by page until there are `most` of it, the last page, and whether all is of one moment.
+
+    parts: of a page, which version of the whole it is of, and what is on it. A whole that changes meanwhile is begun
+    again, MOST_RESTARTS times.
+    """
+    for restart in range(MOST_RESTARTS + 1):
+        found: list[T] = []
+        start, version, same = 0, -1, True
+        while True:
+            page = ask_from(start)
+            now, items = parts(page)
+            same = same and version in (-1, now)
+            if not same and restart < MOST_RESTARTS:
+                break
+            version = now
+            found += items
+            if page.more is None or len(found) >= most:
+                return found, page, same
+            start = page.more
+    raise AssertionError("unreachable")
+
+
 def rejects(settings: Settings, most: int = MOST_REJECTS) -> Rejects:
     """At most `most` of them. Raises NotRunning, ControlFailed."""
-    for restart in range(MOST_RESTARTS + 1):
-        found: list[Reject] = []
-        start: int | None = 0
-        serial = -1
-        while start is not None and len(found) < most:
-            page = msgspec.convert(request(settings, "rejects", **{"from": start}), _Page)
-            if serial not in (-1, page.serial) and restart < MOST_RESTARTS:
-                break
-            same = serial in (-1, page.serial)
-            serial = page.serial
-            found += page.rejects
-            start = page.more
-        else:
-            made = sorted(found[:most], key=lambda one: (one.source, one.key))
-            return Rejects(made, page.total, same and len(made) == page.total)
-    raise AssertionError("unreachable")
+    found, last, same = pages(
+        lambda start: msgspec.convert(request(settings, "rejects", **{"from": start}), _Page),
+        lambda page: (page.serial, page.rejects), most,
+    )  # fmt: skip
+    made = sorted(found[:most], key=lambda one: (one.source, one.key))
+    return Rejects(made, last.total, same and len(made) == last.total)
 
 
 def health(settings: Settings) -> list[Target]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cli.asking import MOST_RESTARTS, request
+from cli.asking import pages, request
 from cli.settings import Settings
 
 
@@ -54,23 +54,12 @@ class _Decided(msgspec.Struct):
 
 def pending(settings: Settings, most: int, *, rejected: bool = False) -> Pending:
     """What is held, or was rejected, with at most `most` names. Raises NotRunning, ControlFailed."""
-    for restart in range(MOST_RESTARTS + 1):
-        found: list[Difference] = []
-        start: int | None = 0
-        version = -1
-        while start is not None and len(found) < most:
-            reply = request(settings, "pending", **{"from": start}, rejected=rejected)
-            page = msgspec.convert(reply, _Page)
-            if version not in (-1, page.version) and restart < MOST_RESTARTS:
-                break
-            same = version in (-1, page.version)
-            version = page.version
-            found += page.differences
-            start = page.more
-        else:
-            made = sorted(found[:most], key=lambda one: (one.change, one.name))
-            return Pending(page.changes, made, page.total, same and len(made) == page.total)
-    raise AssertionError("unreachable")
+    found, last, same = pages(
+        lambda start: msgspec.convert(request(settings, "pending", **{"from": start}, rejected=rejected), _Page),
+        lambda page: (page.version, page.differences), most,
+    )  # fmt: skip
+    made = sorted(found[:most], key=lambda one: (one.change, one.name))
+    return Pending(last.changes, made, last.total, same and len(made) == last.total)
 
 
 def decide(settings: Settings, command: str, change: int | None, *, rejected: bool = False) -> list[Change]:
