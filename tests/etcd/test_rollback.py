@@ -20,7 +20,6 @@ from cli import asking
 from cli.settings import Settings
 from loader.etcd import Etcd
 from shm.errors import NotRunning
-from shm.segment import remove_instance
 from tests.etcd.test_running import Running
 from tests.support.etcd import EtcdServer
 from tests.support.instances import fresh_instance
@@ -195,7 +194,7 @@ def test_a_reboot_while_pinned(rolled: Rolled) -> None:
     written = time.time()
     wait_for("the image is written", lambda: image.stat().st_mtime > written - 1)
     time.sleep(0.5)
-    rolled.power_cut()
+    rolled.service.power_cut()
     rolled.host("www", "192.0.2.67")
     rolled.service.start_run()
     wait_for("the service answers", rolled.service.ready)
@@ -216,9 +215,7 @@ def test_a_reboot_in_order_leaves_no_hole(rolled: Rolled) -> None:
     rolled.host("www", "192.0.2.2")
     rolled.until_host("www", "192.0.2.2")
     rolled.service.close()
-    rolled.service.parts.clear()
-    remove_instance(rolled.service.instance)
-    rolled.service._board = None
+    rolled.service.forget()
     rolled.host("www", "192.0.2.3")
     rolled.service.start_run()
     wait_for("the service answers", rolled.service.ready)

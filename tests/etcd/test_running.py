@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ import pytest
 
 from loader.etcd import Etcd
 from loader.etcd_channel import EtcdError
-from shm.segment import remove_instance
 from tests.etcd.test_production import overfill
 from tests.support.etcd import EtcdServer
 from tests.support.instances import fresh_instance
@@ -52,19 +50,6 @@ class Running:
         ]  # fmt: skip
         self.service.start_run()
         wait_for("the service answers", self.service.ready)
-
-    def power_cut(self) -> None:
-        """SIGKILL to every process of it, and the memory is lost."""
-        for part in self.service.parts:
-            part.process.send_signal(signal.SIGKILL)
-        for pid in self.service.processes():
-            self.service.kill(pid)
-        for part in self.service.parts:
-            part.process.wait()
-        self.service.parts.clear()
-        wait_for("all are gone", lambda: not self.service.processes())
-        remove_instance(self.service.instance)
-        self.service._board = None
 
     def ask(self, name: str, type_: str = "A") -> list[str]:
         query = dns.message.make_query(name, type_)
@@ -163,7 +148,7 @@ def test_a_refused_value_leaves_the_last_good_one(make_running: Callable[..., Ru
     assert (running.metric("standoff_source_rejects"), running.metric("standoff_source_kept")) == (1, 1)
     assert running.status()["loader"]["kept"] == 1
     wait_for("it is on disk", lambda: running.kept("SELECT mod_revision FROM last_good") == [(first,)])
-    running.power_cut()
+    running.service.power_cut()
     running.etcd.kill()
     running.start(schema, "--on-reject", "keep")
     running.until("www.example.test", "192.0.2.1")
@@ -243,7 +228,7 @@ def test_a_snapshot_harmed_while_running_is_whole_again(make_running: Callable[.
     assert bool(list(running.state.glob("*.damaged-*"))) == (how == "overwritten")
     running.put("/names/example.test/new/A", b"10.1.0.1")
     wait_for("changes go on to it", lambda: running.kept("SELECT COUNT(*) FROM entries") == [(5001,)])
-    running.power_cut()
+    running.service.power_cut()
     running.etcd.kill()
     running.start()
     assert running.ask("h0.example.test") == ["10.0.0.0"]

@@ -16,7 +16,7 @@ from typing import Any
 from shm.board import Board, SlotView
 from shm.errors import StandoffError
 from shm.layout import SlotKind
-from shm.segment import is_held
+from shm.segment import is_held, remove_instance
 from tests.support.etcd import EtcdServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,6 +191,25 @@ class Service:
         """SIGKILL to one of the instance's processes that is not our child."""
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+    def power_cut(self) -> None:
+        """SIGKILL to every process, and the memory is lost."""
+        for part in self.parts:
+            part.process.send_signal(signal.SIGKILL)
+        for pid in self.processes():
+            self.kill(pid)
+        for part in self.parts:
+            part.process.wait()
+        wait_for("all are gone", lambda: not self.processes())
+        self.forget()
+
+    def forget(self) -> None:
+        """The memory that they shared is lost; nobody runs any more."""
+        self.parts.clear()
+        remove_instance(self.instance)
+        if self._board is not None:
+            self._board.close()
+            self._board = None
 
     def close(self) -> list[int]:
         """Stop everything; the pids that did not stop by themselves and were killed."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import signal
 import sqlite3
 import time
 from contextlib import closing
@@ -24,7 +23,6 @@ from loader import image
 from loader.etcd import Etcd
 from shm._table import Table
 from shm.layout import LoaderState
-from shm.segment import remove_instance
 from tests.support.etcd import EtcdServer
 from tests.torture import content
 from tests.torture.changing import ZONE, Changer
@@ -46,19 +44,6 @@ class Kept:
     def start(self, *options: str) -> None:
         self.service.source = [*self._source, *options]
         self.service.start_run()
-
-    def reboot(self) -> None:
-        """SIGKILL to every process, and the memory is lost."""
-        for part in self.service.parts:
-            part.process.send_signal(signal.SIGKILL)
-        for pid in self.service.processes():
-            self.service.kill(pid)
-        for part in self.service.parts:
-            part.process.wait()
-        self.service.parts.clear()
-        wait_for("all are gone", lambda: not self.service.processes())
-        remove_instance(self.service.instance)
-        self.service._board = None
 
     def put(self, **addresses: str | None) -> int:
         """Name -> address, None: deleted; the revision."""
@@ -111,7 +96,7 @@ def kept(service: Service, etcd: EtcdServer, tmp_path: Path) -> Kept:
     wait_for("an image", kept.image.exists)
     kept.adopt(revision := kept.put(www="192.0.2.2"))
     wait_for("the change is in the snapshot", lambda: snapshot_has(kept.state, revision))
-    kept.reboot()
+    kept.service.power_cut()
     return kept
 
 
@@ -250,9 +235,7 @@ def test_killed_while_it_is_written(
         loader.kill()
         wait_for("it is gone", lambda: not service.lives("writer"))
         revisions.append(whole(kept))
-        remove_instance(service.instance)
-        service._board = None
-        service.parts.clear()
+        service.forget()
     assert revisions == sorted(revisions)
     assert len(set(revisions)) > 6, "the images were of the same few moments"
     changer.stop()
