@@ -102,7 +102,9 @@ class Asking:
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        while not self._done.is_set():
+        last = False
+        while not last:
+            last = self._done.is_set()  # one more after it is told: that one has the last state
             found = self._rolled.ask(f"{self._name}.{ZONE}")
             self.count += 1
             if found not in self.seen:
