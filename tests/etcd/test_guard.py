@@ -279,7 +279,7 @@ def test_the_loader_is_killed_while_something_is_held(make_guarded: Callable[...
     wait_for("another loader is at work", lambda: guarded.service.loader_pid not in (0, pid))
     guarded.change({498: "192.0.2.8"})
     guarded.until_host(498, "192.0.2.8")
-    assert guarded.service.board.loader.get("rejected_names") == 300
+    wait_for("the board tells again", lambda: guarded.service.board.loader.get("rejected_names") == 300)
     assert guarded.host(0) == ["192.0.2.1"]
 
 
