@@ -11,7 +11,7 @@ from collections.abc import Sequence
 WINDOW = 64
 #: Seconds without any answer after which a packet counts as unanswered, and how often it is sent.
 SILENCE_S = 0.25
-ATTEMPTS = 3
+ATTEMPTS = 6
 #: Between attempts: NSD answers so many malformed queries a second only.
 PAUSE_S = 1.1
 TCP_PATIENCE_S = 10.0
