@@ -49,12 +49,12 @@ def open_history(settings: Settings) -> Past:
     from shm.board import Board
 
     path = find_history(settings)
-    generation = 0
+    generation = revision = 0
     with suppress(NotRunning):
         board = Board.attach(settings.instance)
-        generation = board.live >> 1
+        generation, revision = board.live >> 1, board.loader.get("revision")
         board.close()
-    past = settled(path, generation)
+    past = settled(path, generation, revision)
     if past.behind:
         output.message("the last changes are not in the history: is the loader alive, and its disk full?")
     return past
@@ -68,23 +68,23 @@ def point(past: Past, text: str) -> int:
         raise click.UsageError(str(error)) from None
 
 
-def live_blocks(settings: Settings, names: Collection[bytes]) -> tuple[dict[bytes, bytes | None] | None, int]:
-    """The blocks of names in the live table, and its generation; None if there is no table."""
+def live_blocks(settings: Settings, names: Collection[bytes]) -> tuple[dict[bytes, bytes | None] | None, int, int]:
+    """The blocks of names in the live table, its generation and its revision; None if there is no table."""
     from shm.board import Board
     from shm.reading import TableObserver
 
     try:
         board = Board.attach(settings.instance)
     except NotRunning:
-        return None, 0
+        return None, 0, 0
     observer = TableObserver(board)
     try:
-        found: tuple[dict[bytes, bytes | None], int] = observer.look(
-            lambda table: ({name: table.find(name) for name in names}, table.generation)
+        found: tuple[dict[bytes, bytes | None], int, int] = observer.look(
+            lambda table: ({name: table.find(name) for name in names}, table.generation, table.revision)
         )
         return found
     except NotRunning:
-        return None, 0
+        return None, 0, 0
     finally:
         observer.close()
         board.close()

@@ -61,6 +61,7 @@ class Past:
         self.first: int = row[0] or 1
         self.last: int = row[1] or 0
         self.behind = False  # see `settled`
+        self.published = 0  # the revision of the table beside it; publishes that changed nothing have no entry
 
     def __enter__(self) -> Self:
         return self
@@ -166,14 +167,15 @@ class Past:
 
     def point(self, text: str, now: float | None = None) -> int:
         """The number of the state that people mean: HOW. A revision stands for the last state that it gave, before any
-        rollback from it. Raises NotKnown for what is not kept, ValueError for what is none of these."""
+        rollback from it. Raises NotKnown for what is not kept or is to come, ValueError for what is none of these."""
         if text == "now":
             return self.last
         if match := _NUMBER.fullmatch(text):
             return self._kept(int(match[1]))
         if text.isdecimal():
             return self._at_revision(int(text))
-        return self._at_time(moment(text, time.time() if now is None else now), text)
+        now = time.time() if now is None else now
+        return self._at_time(moment(text, now), text, now)
 
     # ---- steps
 
@@ -190,6 +192,10 @@ class Past:
         nearest = self._one(query, (revision,))[0]
         if nearest is None:
             raise NotKnown(f"revision {revision} is older than the history: {self._reach()}")
+        if revision > nearest:
+            newest = max(self.published, self._one("SELECT max(revision) FROM entries")[0])
+            if revision > newest:
+                raise NotKnown(f"there is no revision {revision} yet: the newest that was published is {newest}")
         query = "SELECT max(number) FROM entries WHERE revision = ?"
         if nearest == revision:
             number = self._one(f"{query} AND why != 'rollback'", (nearest,))[0]
@@ -197,7 +203,11 @@ class Past:
                 return int(number)
         return int(self._one(query, (nearest,))[0])
 
-    def _at_time(self, moment: float, text: str) -> int:
+    def _at_time(self, moment: float, text: str, now: float) -> int:
+        newest = self.entry(self.last)
+        if newest is not None and moment > max(now, newest.time_ns / 1e9):
+            about = f"n{self.last} (revision {newest.revision}, {_clock(newest)})"
+            raise NotKnown(f"{text} is in the future: the newest state is {about}")
         number = self._one("SELECT max(number) FROM entries WHERE time_ns <= ?", (int(moment * 1e9),))[0]
         if number is None:
             raise NotKnown(f"{text} is before the history begins: {self._reach()}")
@@ -207,9 +217,8 @@ class Past:
         entry = self.entry(self.first)
         if entry is None:
             return "it is empty"
-        when = datetime.fromtimestamp(entry.time_ns / 1e9).strftime("%F %T")
         before = "" if self.oldest == self.first else f"; n{self.oldest} is the table before that"
-        return f"it begins with n{self.first} (revision {entry.revision}, {when}){before}"
+        return f"it begins with n{self.first} (revision {entry.revision}, {_clock(entry)}){before}"
 
     def _not_known(self, number: int) -> NotKnown:
         entry = self.entry(number)
@@ -229,13 +238,14 @@ class Past:
             raise HistoryError(f"the history {self.path} cannot be read: {error}") from error
 
 
-def settled(path: Path, generation: int) -> Past:
-    """The history, once it knows of that generation of the table: its last changes may not be written yet. After
-    SETTLE_S it is `behind`. Raises as Past does."""
+def settled(path: Path, generation: int, revision: int = 0) -> Past:
+    """The history, once it knows of that generation of the table, which is of that revision of the source: its last
+    changes may not be written yet. After SETTLE_S it is `behind`. Raises as Past does."""
     deadline = time.monotonic() + SETTLE_S
     while True:
         past = Past(path)
         past.behind = past.generation < generation
+        past.published = revision
         if not past.behind or time.monotonic() > deadline:
             return past
         past.close()
@@ -250,6 +260,11 @@ def moment(text: str, now: float) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         raise ValueError(f"{text!r} is not {HOW}") from None
+
+
+def _clock(entry: Entry) -> str:
+    """When it was published, local time."""
+    return datetime.fromtimestamp(entry.time_ns / 1e9).strftime("%F %T")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -110,8 +110,8 @@ def _look_back(settings: Settings, name: bytes, type: int, at: str) -> tuple[Fin
 
     asked = cli_past.needed(name)
     path = cli_past.find_history(settings)
-    now, generation = cli_past.live_blocks(settings, asked)  # before the history: see Past.blocks_at
-    with settled(path, generation) as past:
+    now, generation, revision = cli_past.live_blocks(settings, asked)  # before the history: see Past.blocks_at
+    with settled(path, generation, revision) as past:
         number = cli_past.point(past, at)
         blocks, missing = past.blocks_at(number, asked, now)
         told = {"state": cli_past.state_told(past, number)}

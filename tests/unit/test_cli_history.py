@@ -133,6 +133,23 @@ def test_diff_that_the_history_does_not_tell(standoff_here: Runner, published: P
     assert "not known before n7 (revision 50): the table was made anew" in error
 
 
+def test_what_is_still_to_come(standoff_here: Runner, instance: str, published: Published) -> None:
+    asked = (["diff"], ["rollback", "--dry-run"], ["rollback", "--yes"], ["lookup", "www.example.test", "--at"])
+    for arguments in asked:
+        error = standoff_here(*arguments, "60", status=1).stderr
+        assert "there is no revision 60 yet: the newest that was published is 50" in error
+        error = standoff_here(*arguments, "2100-01-01T00:00", status=1).stderr
+        assert "2100-01-01T00:00 is in the future: the newest state is n6 (revision 50, " in error
+    board = publish(instance, published.table, 60)  # publishes that changed nothing have no entry
+    for arguments in asked[0], asked[1], asked[3]:
+        standoff_here(*arguments, "60")
+        assert (
+            "no revision 61 yet: the newest that was published is 60"
+            in standoff_here(*arguments, "61", status=1).stderr
+        )
+    board.close()
+
+
 def test_lookup_then_without_a_table(standoff_here: Runner) -> None:
     result = standoff_here("lookup", "www.example.test", "A", "--at", "20")
     assert result.stdout == "www.example.test. 60 IN A 192.0.2.2\n"

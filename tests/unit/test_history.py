@@ -188,7 +188,7 @@ def test_points(history: History) -> None:
     with Past(history.path) as past:
         assert [past.point(text) for text in ("10", "20", "29", "30")] == [2, 3, 3, 4]
         assert past.point("31") == 5, "what was answered then: the rollback's"
-        assert [past.point(text) for text in ("50", "99", "now", "n5", "#5", "n1")] == [6, 6, 6, 5, 5, 1]
+        assert [past.point(text) for text in ("50", "now", "n5", "#5", "n1")] == [6, 6, 5, 5, 1]
         entry = past.entry(3)
         assert entry is not None
         second = entry.time_ns / 1e9
@@ -199,6 +199,30 @@ def test_points(history: History) -> None:
                 past.point(text)
         with pytest.raises(ValueError, match="'last week' is not a revision"):
             past.point("last week")
+
+
+def test_points_that_are_still_to_come(history: History) -> None:
+    """A slip of the finger is not `now`."""
+    published = Published(history)
+    published.change(30, {"www": 1})
+    published.change(20, {"www": 2})  # the source went back
+    history.close()
+    with Past(history.path) as past:
+        assert past.point("30") == 2
+        with pytest.raises(NotKnown, match="there is no revision 31 yet: the newest that was published is 30"):
+            past.point("31")
+        past.published = 40  # it moved on, and gave nothing new
+        assert past.point("40") == 2
+        with pytest.raises(NotKnown, match="no revision 41 yet: the newest that was published is 40"):
+            past.point("41")
+        newest = past.entry(past.last)
+        assert newest is not None
+        second = int(newest.time_ns / 1e9)
+        assert past.point("0s", now=second) == past.last
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second + 9))
+        assert past.point(text, now=second + 9) == past.last
+        with pytest.raises(NotKnown, match=rf"in the future: the newest state is n{past.last} \(revision 20, 2023-"):
+            past.point(text, now=second + 8)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("10min", 600), ("2h", 7200), ("1d", 86400)])
