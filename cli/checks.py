@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 import errno
 import os
+import shlex
+import shutil
 import socket
 import stat
 import time
@@ -119,6 +121,37 @@ def runtime_dir(settings: Settings) -> Iterator[Remark]:
         yield problem("runtime_dir", f"{settings.control_path} has {length} bytes, a socket's path has at most 107")
     else:
         yield ok("runtime_dir", f"{folder} can hold the control socket")
+
+
+def state_dir(settings: Settings) -> Iterator[Remark]:
+    """Whether the loader can keep there what it needs after a restart. It makes the folder, and those above it, and
+    goes on without."""
+    folder = settings.state_dir
+    if folder is None:
+        yield ok("state_dir", "there is none: no snapshot, no image, no history")
+        return
+    place = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        what = "cannot be written to" if place == folder else f"cannot be made: {place} cannot be written to"
+        yield warning("state_dir", f"{folder} {what}: no snapshot, no image, no history")
+    else:
+        yield ok("state_dir", f"{folder} can be {'written to' if place == folder else 'made'}")
+
+
+def guard_hook(settings: Settings) -> Iterator[Remark]:
+    """Whether the command that may decide on held changes can be run."""
+    try:
+        command = shlex.split(settings.guard_hook)
+    except ValueError as error:
+        yield problem("guard_hook", f"{settings.guard_hook!r} cannot be split as by a shell: {error}")
+        return
+    if not command:
+        return
+    if shutil.which(command[0]):
+        yield ok("guard_hook", f"{command[0]} can be run")
+    else:
+        state = "may not be run: chmod +x" if os.path.exists(command[0]) else "is not there"
+        yield warning("guard_hook", f"{command[0]} {state}: every held change would be left to a person")
 
 
 def shared_memory(settings: Settings, names: int) -> Iterator[Remark]:

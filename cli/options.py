@@ -84,6 +84,9 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., int]], Command]
         @functools.wraps(function)
         def invoke(**parameters: Any) -> None:
             flags = {row.name: parameters.pop(row.name, None) for row in rows}
+            if name != "check":  # which has these among its remarks
+                for remark in origins.strange_variables(os.environ):
+                    message(f"warning: {remark}")
             settings = origins.resolve(name, flags, os.environ)
             click.get_current_context().exit(function(settings, **parameters))
 

@@ -152,13 +152,25 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+#: What the program itself and its tests look for; their names are near to settings'.
+INTERNAL = frozenset(
+    f"{PREFIX}{name}"
+    for name in (
+        "COMPLETE", "DAMAGE_ROUNDS", "ETCD", "ETCD_TIMES", "FAULTS", "LOCK_DEBUG", "MAYHEM_S", "PYTHONS", "SEED",
+        "TESTS",
+    )
+)  # fmt: skip
+
+
 def strange_variables(environ: Mapping[str, str]) -> list[str]:
     """Remarks on variables that look like misspelt settings. Others are left alone: Kubernetes itself sets
     STANDOFF_PORT and STANDOFF_SERVICE_HOST in the neighbours of a service named "standoff"."""
     known = [row.variable for row in table.rows()]
     remarks = []
     for name in sorted(environ):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85) if name not in known else []
-        if name.startswith(PREFIX) and near:
+        if not name.startswith(PREFIX) or name in known or name in INTERNAL:
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if near:
             remarks.append(f"variable {name} is no setting; did you mean {near[0]}?")
     return remarks

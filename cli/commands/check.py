@@ -64,6 +64,8 @@ def _look(settings: Settings, part: str, connect: bool) -> list[Remark]:
         names = max(names, sources.names)
         remarks += checks.credentials(settings)
         remarks += checks.filters(settings)
+        remarks += checks.state_dir(settings)
+        remarks += checks.guard_hook(settings)
     if part != "load":
         remarks += checks.listen(settings)
         remarks += checks.tls(settings)
