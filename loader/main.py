@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loader import etcd_url, image, names
+from loader.ages import earlier
 from loader.chronicle import Chronicle
 from loader.control import Desk, LoaderSocket
 from loader.feed import Feed, Update
@@ -187,8 +188,11 @@ class _Loader:
         if leftovers:
             log.info("removed %d unfinished tables of a loader that died", leftovers)
         words = writer.words
+        started_ns = time.time_ns()
+        self._over_table = bool(writer.live)
+        self._earlier = earlier(words, started_ns, live=self._over_table)
         words.set("loader_pid", os.getpid())
-        words.set("loader_started_ns", time.time_ns())
+        words.set("loader_started_ns", started_ns)
         words.set("loader_state", LoaderState.STALE if self._restored else LoaderState.STARTING)
         words.set("write_hold_since_ns", 0)
 
@@ -293,13 +297,15 @@ class _Loader:
         states = [feed.status for feed in self._feeds]
         words = writer.words
         restored = self._restored
-        words.set(
-            "loader_state", LoaderState.STALE if restored else max((s.state for s in states), key=_SEVERITY.index)
-        )
-        words.set("source_seen_ns", restored.seen_ns if restored else min(s.last_seen_ns for s in states))
+        seen_ns = min(s.last_seen_ns or self._earlier.seen_ns for s in states)
+        state = max((s.state for s in states), key=_SEVERITY.index)
+        if self._over_table:
+            state = self._earlier.state(state, seen_ns, "".join(s.error for s in states), time.time_ns())
+        words.set("loader_state", LoaderState.STALE if restored else state)
+        words.set("source_seen_ns", restored.seen_ns if restored else seen_ns)
         words.set("relists", sum(s.relists for s in states))
         words.set("drift", sum(s.drift for s in states))
-        show_watches(words, states)
+        show_watches(words, states, self._earlier)
         self._first_list.show(states)
         self._filters.show(words)
         self._warden.show(words)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from loader import etcd_url, last_good
+from loader.ages import Earlier
 from loader.etcd_access import EtcdAccess, client_options
 from loader.etcd_source import EtcdSource, SourceStatus
 from loader.feed import Feed, FeedStatus, etcd_feed
@@ -60,13 +61,13 @@ def _snapshot(settings: SourceSettings, url: str, refuses: Refuses | None) -> Sn
     return Snapshot(settings.state_dir / f"{settings.instance}-{number:08x}.sqlite", url, refuses)
 
 
-def show_watches(words: WordView, states: Iterable[FeedStatus]) -> None:
+def show_watches(words: WordView, states: Iterable[FeedStatus], before: Earlier) -> None:
     """How the watches of all etcd sources are, to the board: the last event of any, the oldest of what each should do
-    again and again."""
+    again and again. before: what counts for one that has not done it yet."""
     etcd = [state for state in states if isinstance(state, SourceStatus)]
     words.set("watch_event_ns", max((state.event_ns for state in etcd), default=0))
-    words.set("watch_progress_ns", min((state.progress_ns for state in etcd), default=0))
-    words.set("relisted_ns", min((state.relisted_ns for state in etcd), default=0))
+    words.set("watch_progress_ns", min((state.progress_ns or before.progress_ns for state in etcd), default=0))
+    words.set("relisted_ns", min((state.relisted_ns or before.relisted_ns for state in etcd), default=0))
     words.set("source_alarms", sum(bool(state.alarms) for state in etcd))
 
 

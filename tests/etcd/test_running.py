@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import dns.edns
 import dns.message
 import dns.query
 import dns.rcode
@@ -183,7 +185,7 @@ def test_without_keep_a_refused_value_costs_the_key(make_running: Callable[..., 
     assert running.metric("standoff_source_kept") == 0
 
 
-@pytest.mark.parametrize("how", ["overwritten", "removed", "removed while etcd is away"])
+@pytest.mark.parametrize("how", ["overwritten", "removed", "removed while etcd is away", "removed after a restart"])
 def test_a_snapshot_harmed_while_running_is_whole_again(make_running: Callable[..., Running], how: str) -> None:
     """And holds what a start without etcd needs, without a change in etcd meanwhile."""
     running = make_running()
@@ -201,6 +203,11 @@ def test_a_snapshot_harmed_while_running_is_whole_again(make_running: Callable[.
     running.until("h4999.example.test", "10.0.19.135")
     wait_for("it is on disk", lambda: running.kept("SELECT COUNT(*) FROM entries") == [(5000,)])
     harmed = running.snapshot()
+    if "restart" in how:  # from the snapshot, and nothing is written to it
+        pid = running.service.loader_pid
+        os.kill(pid, signal.SIGKILL)
+        wait_for("it goes on from there", lambda: "going on from there" in running.service.said())
+        wait_for("another loader answers", lambda: running.service.loader_pid not in (0, pid))
     if how != "overwritten":
         if "away" in how:
             running.etcd.kill()
@@ -269,3 +276,30 @@ def test_status_and_metrics_tell_how_the_watch_is(make_running: Callable[..., Ru
     assert verdict["state"] == "degraded"
     assert "NOSPACE" in str(verdict["reasons"])
     assert running.ask("www.example.test") == ["192.0.2.2"]
+
+
+def test_a_loader_that_starts_anew_without_etcd_tells_how_old_answers_are(make_running: Callable[..., Running]) -> None:
+    """... without a snapshot: it has nothing but the table of the loader before."""
+    running = make_running()
+    running.put("/names/example.test/www/A", b"192.0.2.1")
+    running.start("records", "--state-dir", "", "--stale-after", "4")
+    running.until("www.example.test", "192.0.2.1")
+    wait_for("all is well", lambda: running.status()["verdict"]["state"] == "ok")
+    wait_for("etcd has confirmed the watch", lambda: running.status()["loader"]["progress_age"] is not None)
+    running.etcd.kill()
+    before = running.service.loader_pid
+    running.service.kill(before)
+    wait_for("another loader has begun", lambda: running.service.loader_pid not in (0, before))
+    wait_for("it is degraded", lambda: running.metric("standoff_loader_state") == 3)
+    (reason,) = running.status()["verdict"]["reasons"]
+    assert reason.startswith("a source cannot be read: ")
+    for name in ("watch_progress", "relist", "source"):
+        assert 0 < running.metric(f"standoff_{name}_age_seconds") < 60
+    query = dns.message.make_query("www.example.test", "A", use_edns=0)
+
+    def told() -> bool:
+        answer = dns.query.udp(query, "127.0.0.1", port=running.service.port, timeout=5)
+        assert answer.answer
+        return any(getattr(option, "code", None) == dns.edns.EDECode.STALE_ANSWER for option in answer.options)
+
+    wait_for("answers say that they are old", told)
