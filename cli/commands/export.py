@@ -44,7 +44,8 @@ Examples:
 @json_option
 def command(settings: Settings, source: str | None, format: str | None, target: Path | None, as_json: bool) -> int:
     """Write every record of a running instance, as of one generation of its table, or of SOURCE (file:PATH or
-    etcd://...) without any instance. --zone picks zones; --json is short for --format jsonl.
+    etcd://...) without any instance. --zone picks zones; those of the variable and of standoff.toml pick none, they are
+    what a source of schema skydns needs. --json is short for --format jsonl.
 
     Attributes (windows, weights, checks, labels) of SOURCE are in JSON lines and msgpack; zone files cannot say them,
     which a message tells. An instance answers what its filters leave, and knows no attributes.
@@ -57,10 +58,11 @@ def command(settings: Settings, source: str | None, format: str | None, target: 
     from loader.model import Reject
 
     format = format or ("jsonl" if as_json else "zone")
-    only = [names.from_text(zone) for zone in settings.zone]
+    picked = settings.zone if click.get_current_context().params.get("zone") else []  # the flag goes before all else
+    only = [names.from_text(zone) for zone in picked]
     sets, about = _of_source(source, settings, only) if source else _of_instance(settings.instance, only)
     if not sets:
-        output.message("there is nothing to export" + (f" in {' '.join(settings.zone)}" if only else ""))
+        output.message("there is nothing to export" + (f" in {' '.join(picked)}" if only else ""))
         return Exit.FAILED
     if format == "zone" and (lost := conditions.count(sets)):
         output.message(f"{lost} records have attributes, which zone files cannot say: jsonl and msgpack can")
@@ -118,29 +120,31 @@ def _look(board: Board) -> tuple[list[bytes], int, int]:
 
 
 def _of_source(source: str, settings: Settings, only: list[bytes]) -> tuple[list[RecordSet], dict[str, Any]]:
-    """By the zone model, as a loader would have it. Raises UsageError for a source that cannot be read."""
+    """By the zone model, as a loader would have it; `only`: of these zones. Raises UsageError for a source that cannot
+    be read."""
     import asyncio
 
-    from loader import etcd_url, importing
+    from loader import etcd_url, importing, names
     from loader.attributes import Conditional
     from loader.exchange.conditions import attach
     from loader.exchange.sets import from_nodes
     from loader.files import FileSource
     from loader.zone import Zones
 
-    model = Zones(only, settings.default_ttl)
+    known = [names.from_text(zone) for zone in settings.zone]
+    model = Zones(known, settings.default_ttl)
     if etcd_url.is_etcd_url(source):
         try:
             place = importing.place_of(source, settings)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
-        if place.url.schema == "skydns" and not only:
+        if place.url.schema == "skydns" and not known:
             raise click.UsageError(f"{source}: the schema skydns does not tell zones; give them with --zone")
-        found = asyncio.run(importing.listed(place, only, settings.semantics))
+        found = asyncio.run(importing.listed(place, known, settings.semantics))
         records: Mapping[str, Any] = found.records
         problems, revision = found.problems, found.revision
     else:
-        update = FileSource(source.removeprefix("file:"), only).look()
+        update = FileSource(source.removeprefix("file:"), known).look()
         if update is None:
             raise click.UsageError(f"{source} holds nothing that can be read")
         records, problems, revision = update.records, dict(update.problems), update.revision

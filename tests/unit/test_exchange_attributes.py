@@ -18,7 +18,11 @@ from loader.exchange import conditions, keys, written
 from loader.exchange.sets import Gathered, RecordSet, from_nodes, gather, join, records_of
 from loader.model import Put, Record
 from loader.zone import Zones
+from shm.board import Board
+from shm.tables import TableWriter
 from tests.support.conditions import conditional
+from tests.support.instances import fresh_instance
+from tests.support.processes import drive
 from tests.unit.test_exchange import PREFIX, ZONE, contents_of, plain, rrsets, whole
 
 relaxed = settings(deadline=None, max_examples=40)
@@ -40,6 +44,39 @@ def value_of(value: Any, key: str = WWW) -> Any:
 
 def call(*arguments: str, stdin: str | None = None) -> Result:
     return CliRunner().invoke(standoff, arguments, input=stdin)
+
+
+@pytest.mark.parametrize("origin", ["file", "variable"])
+def test_only_the_flag_leaves_zones_out(origin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zones that somebody has set for a source of schema skydns are no reason to leave out others."""
+    config = tmp_path / "standoff.toml"
+    config.write_text('zone = ["one.test"]\n' if origin == "file" else "")
+    if origin == "variable":
+        monkeypatch.setenv("STANDOFF_ZONE", "one.test")
+    source = tmp_path / "zones"
+    source.mkdir()
+    (source / "one.jsonl").write_text('{"name": "www.one.test", "type": "A", "data": "192.0.2.1"}\n')
+    (source / "two.test.zone").write_text("@ 60 SOA ns1 host 1 60 60 60 60\n@ 60 NS ns1\nwww 60 A 192.0.2.1\n")
+    arguments = ("export", f"file:{source}", "--config", str(config), "--json")
+    for zones, expected in ((), ["www.one.test.", "www.two.test."]), (("--zone", "two.test"), ["www.two.test."]):
+        done = call(*arguments, *zones)
+        assert done.exit_code == 0, done.output
+        assert [one["name"] for one in map(json.loads, done.stdout.splitlines()) if one["type"] == "A"] == expected
+
+
+def test_only_the_flag_leaves_zones_of_an_instance_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Zones([names.from_text("one.test."), names.from_text("two.test.")])
+    monkeypatch.setenv("STANDOFF_ZONE", "one.test")
+    with fresh_instance() as instance:
+        board = Board.create_or_attach(instance)
+        writer = TableWriter(board)
+        drive(writer.replace(model.all_nodes(), 1, {}))
+        for zones, expected in ((), {"one.test.", "two.test."}), (("--zone", "two.test"), {"two.test."}):
+            done = call("export", "--instance", instance, "--json", *zones)
+            assert done.exit_code == 0, done.output
+            assert {one["name"] for one in map(json.loads, done.stdout.splitlines())} == expected
+        writer.close()
+        board.close()
 
 
 def test_what_all_items_say_is_said_once() -> None:
