@@ -114,10 +114,7 @@ def _open(address: Address, kind: socket.SocketKind, freebind: bool) -> socket.s
     sock = socket.socket(address.family, kind)
     try:
         if freebind:
-            ipv6 = address.family == socket.AF_INET6
-            sock.setsockopt(
-                socket.IPPROTO_IPV6 if ipv6 else socket.IPPROTO_IP, IPV6_FREEBIND if ipv6 else IP_FREEBIND, 1
-            )
+            _free(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if address.family == socket.AF_INET6:
@@ -130,28 +127,41 @@ def _open(address: Address, kind: socket.SocketKind, freebind: bool) -> socket.s
     return sock
 
 
+def _free(sock: socket.socket) -> None:
+    """The address may appear on an interface later."""
+    ipv6 = sock.family == socket.AF_INET6
+    sock.setsockopt(socket.IPPROTO_IPV6 if ipv6 else socket.IPPROTO_IP, IPV6_FREEBIND if ipv6 else IP_FREEBIND, 1)
+
+
 def _why_not(address: Address, error: OSError) -> str:
     hint = ""
     if isinstance(error, PermissionError) and address.port < 1024:
         hint = "; ports below 1024 need CAP_NET_BIND_SERVICE (the systemd unit grants it) or root"
     elif error.errno == 98:
-        hint = "; another program listens there (see: ss -lunp)"
+        hint = "; another program or instance listens there (see: ss -lunp, ss -ltnp): stop it, or change --listen"
     elif error.errno == 99:
         hint = "; no interface has this address"
     return f"cannot listen on {address}: {error.strerror}{hint}"
 
 
-def probe_free(address: Address) -> None:
+def probe_free(
+    address: Address,
+    kinds: Iterable[socket.SocketKind] = (socket.SOCK_DGRAM, socket.SOCK_STREAM),
+    *,
+    freebind: bool = False,
+) -> None:
     """Whether nobody else holds the address: SO_REUSEPORT would share it silently with our own user's programs.
 
     Raises BindError.
     """
-    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+    for kind in kinds:
         with socket.socket(address.family, kind) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
-            if address.family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
+                if freebind:
+                    _free(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
+                if address.family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.bind((address.host, address.port))
             except OSError as error:
                 raise BindError(_why_not(address, error)) from error

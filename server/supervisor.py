@@ -22,7 +22,7 @@ from server.culprit import StackFile
 from server.handover import Handover
 from server.passage import Passage
 from server.policy import Policy
-from server.sockets import Address, SocketTable
+from server.sockets import Address
 from server.supervision import (
     Action,
     Close,
@@ -37,6 +37,7 @@ from server.supervision import (
     Supervision,
     Terminate,
 )
+from server.vacancy import open_sockets
 from server.watch import LockWatch
 from server.worker import LEAKED, Limits, WorkerSetup, run_worker
 from shm import layout
@@ -84,7 +85,7 @@ class Supervisor:
         self._board = board
         self._page = board.own_page(layout.SUPERVISOR_PAGE)
         self._words = WordView(self._page, layout.SUPERVISOR_WORDS)
-        self._sockets = SocketTable(plan.addresses, plan.tls_addresses, freebind=plan.freebind)
+        self._sockets = open_sockets(board, plan.addresses, plan.tls_addresses, plan.workers, freebind=plan.freebind)
         self._handovers: dict[int, Handover] = {}
         self._tree = Supervision(
             plan.workers,
@@ -102,8 +103,6 @@ class Supervisor:
         """Until SIGTERM or SIGINT."""
         self._words.set("supervisor_pid", os.getpid())
         self._words.set("supervisor_started_ns", time.time_ns())
-        for worker in range(self._plan.workers):
-            self._sockets.open_for(worker)
         self._sockets.steer(self._plan.workers)
         wakeup = self._catch_signals()
         gc.collect()
