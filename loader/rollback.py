@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 FLUSH_S = 10.0
 #: The same, while nothing is published: of the last moments only.
 QUIET_FLUSH_S = 2.0
+#: The same, if it says that it cannot: asking makes it try at once.
+FAILING_FLUSH_S = 0.5
 #: How often to look whether what was decided is published.
 _POLL_S = 0.005
 
@@ -103,20 +106,27 @@ class Rollback:
             self._deed.state, self._deed.message = "failed", "it failed in the loader; see its log"
 
     async def _go_back(self, number: int) -> int:
-        assert self._history is not None
-        await self._flush(FLUSH_S)  # changes go on while the disk makes us wait
-        async with self._quiet:
-            await self._flush(QUIET_FLUSH_S)
-            before = self._chronicle.version
-            target, reason, revision = await asyncio.to_thread(self._read, number, before)
-            names = self._warden.gate.pin(target, reason, revision)
+        try:
+            await self._flush(FLUSH_S)  # changes go on while the disk makes us wait
+            async with self._quiet:
+                await self._flush(QUIET_FLUSH_S)
+                before = self._chronicle.version
+                target, reason, revision = await asyncio.to_thread(self._read, number, before)
+                names = self._warden.gate.pin(target, reason, revision)
+        except StandoffError as error:
+            raise NotKnown(f"nothing was changed: {error}") from error
         await self._published(before)
         return names
 
     async def _flush(self, timeout_s: float) -> None:
         assert self._history is not None
-        if not await asyncio.to_thread(self._history.flush, timeout_s):
-            raise NotKnown(self._history.error or "the history could not be written in time: try again")
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            if await asyncio.to_thread(self._history.flush, min(left, FAILING_FLUSH_S)):
+                return
+            if self._history.error:
+                raise NotKnown(self._history.error)
+        raise NotKnown("the history could not be written in time: try again")
 
     def _read(self, number: int, version: Version) -> tuple[dict[bytes, bytes | None], str, int]:
         """Names whose block differs now -> that of the state; what to call it. In a thread."""
