@@ -142,11 +142,12 @@ def entry_told(entry: Entry) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def since_ns(text: str) -> int:
-    """A time as people write it (loader/past.py: moment). Raises UsageError."""
+def since(past: Past, text: str) -> tuple[int, int]:
+    """(number, nanoseconds since the epoch): what people mean is after the one and not before the other. A state stands
+    for what came after it, a time (loader/past.py: moment) may be before the history. Raises UsageError, NotKnown."""
     from loader.past import moment
 
-    try:
-        return int(moment(text, time.time()) * 1e9)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    if not text.isdecimal():
+        with suppress(ValueError):
+            return 0, int(moment(text, time.time()) * 1e9)
+    return point(past, text), 0

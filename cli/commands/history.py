@@ -32,7 +32,10 @@ Examples:
 @click.option(
     "--limit", "-n", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="Show at most so many."
 )
-@click.option("--since", metavar="TIME", help="Only what was published since: 10m or 2h ago, or 2026-01-31T12:00.")
+@click.option(
+    "--since", metavar="STATE",
+    help="Only what was published since: 10m or 2h ago, 2026-01-31T12:00; or after a revision or entry n12.",
+)  # fmt: skip
 @click.option("--name", metavar="NAME", help="Only what changed this name.")
 @click.option("--zone", metavar="NAME", help="Only what changed names at or beneath this one.")
 @json_option
@@ -49,13 +52,13 @@ def command(
     from cli import past as cli_past
 
     with cli_past.open_history(settings) as past:
-        begin = cli_past.since_ns(since) if since else 0
-        entries = list(islice(_matching(past, begin, name, zone), limit))
+        after, begin_ns = cli_past.since(past, since) if since else (0, 0)
+        entries = list(islice(_matching(past, after, begin_ns, name, zone), limit))
         if as_json:
             output.json({"history": str(past.path), "entries": [cli_past.entry_told(entry) for entry in entries]})
             return Exit.DONE
         show(entries)
-        more = bool(entries) and len(entries) == limit and entries[-1].number > past.first
+        more = bool(entries) and len(entries) == limit and entries[-1].number > max(past.first, after + 1)
     if not entries:
         output.message("nothing is in the history" + (" that matches" if since or name or zone else ""))
     elif more:
@@ -92,7 +95,7 @@ def about(entry: Entry) -> str:
     return ": ".join(filter(None, (entry.note, text)))
 
 
-def _matching(past: Past, begin_ns: int, name: str | None, zone: str | None) -> Iterator[Entry]:
+def _matching(past: Past, after: int, begin_ns: int, name: str | None, zone: str | None) -> Iterator[Entry]:
     from cli import presentation
 
     try:
@@ -100,7 +103,7 @@ def _matching(past: Past, begin_ns: int, name: str | None, zone: str | None) -> 
         beneath = presentation.parse_name(zone) if zone else None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    for entry in past.entries():
+    for entry in past.entries(oldest=after + 1):
         if entry.time_ns < begin_ns:
             return
         if wanted is None and beneath is None:

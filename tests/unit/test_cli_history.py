@@ -81,6 +81,12 @@ def test_history_of_a_name_and_of_a_zone(standoff_here: Runner) -> None:
     assert len(standoff_here("history", "--zone", "example.test", "--limit", "2").stdout.splitlines()) == 2
     assert standoff_here("history", "--since", "10m").stderr == "standoff: nothing is in the history that matches\n"
     assert len(standoff_here("history", "--since", "2023-01-01").stdout.splitlines()) == 6
+    for state in ("n4", "30"):
+        done = standoff_here("history", "--since", state, "--limit", "2")
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["n6", "n5"], "what came after it"
+        assert not done.stderr, "there is no more of it"
+    assert "nothing is in the history that matches" in standoff_here("history", "--since", "now").stderr
+    assert "there is no entry n9 yet" in standoff_here("history", "--since", "n9", status=1).stderr
     standoff_here("history", "--since", "soon", status=2)
     standoff_here("history", "--name", "a..b", status=2)
 
