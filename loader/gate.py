@@ -115,6 +115,8 @@ class Gate:
         for held in self.holdings.all:
             if held.number == number and held.state is not State.PINNED:
                 return held
+        if self.pinned is not None and self.pinned.number == number:
+            raise Undecided(f"change {number} is the pin of a rollback: `standoff resume` ends it")
         raise Undecided(f"there is no held change {number}; `standoff pending` lists them")
 
     def begin(self, names: int, zones: Iterable[bytes]) -> None:

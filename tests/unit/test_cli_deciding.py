@@ -74,6 +74,13 @@ def test_a_new_address(world: World) -> None:
     assert json.loads(run("pending", "--json").stdout)["changes"][0]["state"] == "pinned"
 
 
+def test_a_pin_is_not_decided_on(world: World) -> None:
+    world.warden.gate.pin({}, "pinned at revision 1", 1)
+    for command in ("approve", "reject"):
+        error = run(command, "1", status=1).stderr
+        assert "change 1 is the pin of a rollback: `standoff resume` ends it" in error
+
+
 def test_asked_wrongly(world: World) -> None:
     for command in ("approve", "reject"):
         assert "the number of a change, or --all" in run(command, status=2).stderr

@@ -571,6 +571,11 @@ def test_no_such_change() -> None:
     world = filled()
     with pytest.raises(Undecided, match="no held change 7"):
         world.gate.find(7)
+    world.back_to(dict(world.table))
+    with pytest.raises(Undecided, match="change 1 is the pin of a rollback: `standoff resume` ends it"):
+        world.gate.find(1)
+    with pytest.raises(Undecided, match="no held change 7"):
+        world.gate.find(7)
 
 
 # ---------------------------------------------------------------- a new loader
