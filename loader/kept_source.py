@@ -41,6 +41,7 @@ class KeptSource:
         """Listing first, then Changes (see EtcdSource.run)."""
         saved = await asyncio.to_thread(self._snapshot.load)
         if saved is not None:
+            self._snapshot.watch()
             age = time.time() - saved.seen_ns / 1e9
             log.info(
                 "snapshot %s: %d keys at revision %d, %.0f s old; going on from there",

@@ -116,7 +116,8 @@ class _Pending:
 
 
 class Snapshot(FileThread[_Item, _Pending]):
-    """One file for one source. `load` first, then `keep` whatever the source gives, `close` at the end."""
+    """One file for one source. `load` first, `watch` what it has found, `keep` whatever the source gives, `close` at
+    the end."""
 
     def __init__(self, path: Path, source: str, refuses: Refuses | None = None) -> None:
         """source: what tells it from others, such as the URL. refuses: keep the last good value of what it refuses.
@@ -136,7 +137,10 @@ class Snapshot(FileThread[_Item, _Pending]):
             return None
         try:
             with closing(self.file.connect()) as connection:
-                return self._read(connection)
+                saved = self._read(connection)
+            if saved is not None:
+                self._stamp = self.file.stamp()
+            return saved
         except sqlite3.DatabaseError as error:
             self.file.set_aside(str(error))
             return None

@@ -168,7 +168,7 @@ AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 
 class FileThread(ABC, Generic[Item, AnyBatch]):
-    """Writes one file. `put` and `close` are for the owner; what is abstract runs in the thread."""
+    """Writes one file. `put`, `watch` and `close` are for the owner; what is abstract runs in the thread."""
 
     def __init__(self, file: SqliteFile) -> None:
         self.file = file
@@ -179,7 +179,7 @@ class FileThread(ABC, Generic[Item, AnyBatch]):
         self._wake = threading.Event()
         self._flushes: list[threading.Event] = []  # the thread's
         self._thread: threading.Thread | None = None
-        self._stamp: tuple[int, int, int] | None = None  # of the file, after the last write
+        self._stamp: tuple[int, int, int] | None = None  # of the file, as it was read or written last
         self._checked = time.monotonic()
 
     @abstractmethod
@@ -199,12 +199,19 @@ class FileThread(ABC, Generic[Item, AnyBatch]):
 
     def put(self, item: Item) -> None:
         """Have it written soon. Returns at once."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._write_on, name=self.file.format.kind, daemon=True)
-            self._thread.start()
+        self._begin_thread()
         self._queue.append(item)
         if self._idle:
             self._wake.set()
+
+    def watch(self) -> None:
+        """The file is there, and is needed as it is: notice if it is harmed, though nothing is to be written."""
+        self._begin_thread()
+
+    def _begin_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_on, name=self.file.format.kind, daemon=True)
+            self._thread.start()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was put is on disk; False if it is not by then. Blocks: for a thread of its own."""

@@ -323,3 +323,18 @@ def test_a_file_lost_while_running_becomes_complete_again(path: Path, how: str, 
     expected |= {"/names/0": b"before", "/names/2": b"after", "/names/x": b"unheard", "/names/y": b"later"}
     assert content(saved) == expected
     assert bool(list(path.parent.glob("*.damaged-*"))) == (how == "damaged")
+
+
+@pytest.mark.parametrize("how", ["removed", "damaged"])
+def test_a_file_lost_before_anything_is_written_to_it(path: Path, how: str, hurried: None) -> None:
+    """A start goes on from it, and the source is silent."""
+    keep(path, Listing([Put(f"/names/{i}", bytes(200), i + 1) for i in range(2000)], 2001))
+    snapshot = Snapshot(path, SOURCE)
+    assert snapshot.load() is not None
+    snapshot.watch()
+    harm(path, how)
+    until(lambda: snapshot.wanted != 0)
+    snapshot.supply(LISTING, snapshot.wanted, 1, 1)
+    until(lambda: snapshot.wanted == 0)
+    snapshot.close()
+    assert content(Snapshot(path, SOURCE).load()) == {"/names/a": b"1", "/names/b": b"\xff\0"}
