@@ -48,6 +48,8 @@ CLIENT_TIMEOUT_S = 5.0
 #: More at a time are turned away.
 MAX_CLIENTS = 16
 BACKLOG = 64
+#: How often it is looked whether the socket is at its path still.
+LOOK_S = 1.0
 #: For the owner and the group, like the server's socket.
 MODE = 0o660
 
@@ -79,6 +81,7 @@ class Filtering(Protocol):
     @property
     def handlers(self) -> Mapping[str, Handler]: ...
     def taken(self, owner: bytes) -> list[dict[str, Any]]: ...
+    def all_down(self, owner: bytes) -> list[str]: ...
 
 
 class Desk:
@@ -166,6 +169,7 @@ class Desk:
             "problems": _short(problems, self._known),
             "warnings": _short(warnings, self._known),
             "taken": self._filtering.taken(name.lower()) if self._filtering is not None else [],
+            "all_down": self._filtering.all_down(name.lower()) if self._filtering is not None else [],
             "held": self._held(name.lower())[:MAX_TEXT],
         }
 
@@ -205,26 +209,53 @@ class LoaderSocket:
         self._path = path
         self._desk = desk
         self._server: asyncio.Server | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self._inode = 0
         self._clients = 0
+        self._problem = ""
 
     async def open(self) -> None:
         """Only for the one that holds the writer's lock: what lies at the path is a dead loader's."""
-        try:
-            listener = _listen(self._path)
-        except OSError as error:
-            log.warning("no control socket at %s: %s; `rejects` and `explain` know less", self._path, error)
-            return
-        self._inode = self._path.stat().st_ino
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_REQUEST, backlog=BACKLOG)
+        await self._listen()
+        self._keeper = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+            self._keeper = None
         if self._server is not None:
             self._server.close()
             self._server = None
             with suppress(OSError):
                 if self._path.stat().st_ino == self._inode:
                     self._path.unlink()
+
+    async def _keep(self) -> None:
+        """Listen at the path anew when somebody has cleaned up there. A socket of another is left alone."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if os.path.lexists(self._path):
+                continue
+            if self._server is not None:
+                self._server.close()
+                self._server = None
+            if await self._listen():
+                log.warning("control socket %s was gone: made again", self._path)
+
+    async def _listen(self) -> bool:
+        """Whether it listens; why not is logged once."""
+        try:
+            listener = _listen(self._path)
+            self._inode = self._path.stat().st_ino
+        except OSError as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log.warning("no control socket at %s: %s; `rejects` and `explain` know less", self._path, error)
+            return False
+        self._problem = ""
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_REQUEST, backlog=BACKLOG)
+        return True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients += 1

@@ -66,6 +66,7 @@ class ControlSocket:
         _remove_stale(path)
         self._listener = _listen(path)
         self._inode = path.stat().st_ino
+        self._problem = ""
         self._clients: dict[int, _Client] = {}
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
@@ -86,6 +87,29 @@ class ControlSocket:
         limit = time.monotonic() - CLIENT_TIMEOUT_S
         for client in [client for client in self._clients.values() if client.since < limit]:
             self._drop(client)
+
+    def look(self) -> None:
+        """Listen at the path anew if it is gone: somebody has cleaned up. Logs what keeps us from it, once."""
+        try:
+            if self.path.stat().st_ino == self._inode:
+                return
+        except OSError:
+            pass
+        try:
+            _prepare_folder(self.path.parent)
+            _remove_stale(self.path)
+            listener = _listen(self.path)
+            self._inode = self.path.stat().st_ino
+        except (ControlError, OSError) as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log.warning("control socket %s is gone, and cannot be made again: %s", self.path, error)
+            return
+        self._epoll.unregister(self._listener)
+        self._listener.close()
+        self._listener, self._problem = listener, ""
+        self._epoll.register(listener, select.EPOLLIN)
+        log.warning("control socket %s was gone: made again", self.path)
 
     def close(self, *, unlink: bool = True) -> None:
         """Stop listening. The file goes only if it is still ours."""

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 #: How often the supervisor looks at its workers; a third of what a systemd watchdog would at least be set to.
 TICK_S = 0.1
-#: How often it looks whether the file of cookie secrets has changed.
+#: How often it looks whether the file of cookie secrets has changed, and the control socket is there.
 LOOK_S = 1.0
 #: Exit status of a child whose code raised.
 CHILD_FAILED = 70
@@ -119,9 +119,11 @@ class Supervisor:
             for pid, look in self._watch.looks(self._tree.children):
                 self._do(self._tree.observed(pid, look, now))
             self._watch.tell(now)
-            if self._plan.cookies is not None and now - looked > LOOK_S:
+            if now - looked > LOOK_S:
                 looked = now
-                self._plan.cookies.look()
+                self._control.look()
+                if self._plan.cookies is not None:
+                    self._plan.cookies.look()
             self._announce_ready()
             if watchdog is not None and now - fed > watchdog and self._answers():
                 fed = now

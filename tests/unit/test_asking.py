@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -23,6 +24,7 @@ from click.testing import CliRunner, Result
 from cli import asking, control, explaining
 from cli.main import standoff
 from cli.settings import Settings
+from loader import control as loader_control
 from loader import names
 from loader.compiler import Gift
 from loader.control import LENGTH, MAX_REQUEST, PAGE, Desk, LoaderSocket, split
@@ -104,6 +106,22 @@ def test_what_is_not_known(path: Path) -> None:
     assert "knows no command 'dance'" in control.ask(path, "dance", {})[0].message
     assert "name is a name" in control.ask(path, "explain", {"name": "x"})[0].message
     assert not control.ask(path, "rejects", {"from": -1})[0].ok
+
+
+def test_a_socket_that_vanishes_is_made_again(
+    settings: Settings, book: Book, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_control, "LOOK_S", 0.01)
+    path = settings.loader_control_path
+    with listening(path, Desk(book, lambda: {"revision": 7})):
+        for times in (1, 2):
+            shutil.rmtree(path.parent)
+            deadline = time.monotonic() + 20
+            while len(caplog.records) < times and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert control.ask(path, "status", {}, part="loader")[1]["revision"] == 7
+    assert [record.message for record in caplog.records] == [f"control socket {path} was gone: made again"] * 2
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import socket
 import stat
 import threading
@@ -219,6 +220,36 @@ def test_closing_leaves_a_successors_socket(path: Path) -> None:
     old.close()
     assert path.exists()
     new.close()
+
+
+def test_a_socket_that_vanishes_is_made_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = path.parent / "run"
+    control = ControlSocket(folder / "default.sock")
+    for _ in range(2):
+        control.look()
+        shutil.rmtree(folder)
+        control.look()
+        with serving_existing(control):
+            assert client.ask(control.path, "scale", {})[0].message.startswith("the server knows no command")
+    assert [record.message for record in caplog.records] == [f"control socket {control.path} was gone: made again"] * 2
+    control.close()
+    assert not control.path.exists()
+
+
+def test_a_successors_socket_is_left_alone(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old = ControlSocket(path)
+    path.unlink()
+    new = ControlSocket(path)
+    inode = path.stat().st_ino
+    for _ in range(3):
+        old.look()
+    assert path.stat().st_ino == inode
+    assert len(caplog.records) == 1
+    assert "cannot be made again" in caplog.records[0].message
+    new.close()
+    old.look()
+    assert path.exists()
+    old.close()
 
 
 def test_another_file_is_not_removed(path: Path) -> None:
