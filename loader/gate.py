@@ -22,6 +22,7 @@ from loader import guard
 from loader.apex import is_apex, same_but_serial, serial, with_serial
 from loader.guard import Before, Find, Limits, Recent
 from loader.held import Held, Holdings, Pair, State, digest
+from loader.reserve import Reserve
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ _MOST_REASONS = 10
 _MOST_ENDED = 10_000
 
 Flow = dict[bytes, bytes | None]
+#: Held changes that have become smaller -> the names that have left, but for those that are as readers have them.
+Shrunk = dict[Held, list[bytes]]
 
 
 class Model(Protocol):
@@ -64,6 +67,8 @@ class Gate:
         self.zones: set[bytes] = set()
         #: Apexes that are not any more -> the last serial that readers have seen, which secondaries may still have.
         self.ended: dict[bytes, int] = {}
+        #: Serials that a start without the memory could not know.
+        self.reserve = Reserve()
         #: The number of the next held change.
         self.next = 1
         #: Whether the last burst was held, and all that came with it: readers have not got this far.
@@ -85,7 +90,7 @@ class Gate:
 
     @property
     def version(self) -> int:
-        """Grows whenever what is held changes."""
+        """Grows whenever what is to be on disk changes."""
         return self.holdings.version
 
     @property
@@ -225,6 +230,10 @@ class Gate:
             block = self.model.block(name)
             if is_apex(block):
                 self._lagging[name] = serial(block)
+                self._reserve(name, serial(block))
+
+    def _reserve(self, apex: bytes, number: int) -> None:
+        self.holdings.version += self.reserve.note(apex, number, self._floor)
 
     def _merge(self, held: Held, into: Held) -> None:
         for name, refused in list(held.refused.items()):
@@ -258,6 +267,7 @@ class Gate:
         passed = {name: burst[name] for name in burst.keys() - judged.keys()} if lost is None else dict(burst)
         passed.update(self._resolve(shrunk, seen))
         self.holdings.arrange(passed)
+        self._tell_ended(shrunk)
         flow = {name: new for name, (_, new) in passed.items()}
         for name, block in self._forced.items():
             flow.setdefault(name, block)
@@ -270,10 +280,10 @@ class Gate:
         self._forced.clear()
         return flow
 
-    def _sort(self, changes: Mapping[bytes, bytes | None], seen: Find) -> tuple[dict[bytes, Pair], set[Held]]:
+    def _sort(self, changes: Mapping[bytes, bytes | None], seen: Find) -> tuple[dict[bytes, Pair], Shrunk]:
         """The changes that are some and concern nothing held, and the held changes that have become smaller."""
         burst: dict[bytes, Pair] = {}
-        shrunk: set[Held] = set()
+        shrunk: Shrunk = {}
         for name in self._freed - changes.keys():
             self._sort_one(name, seen(name), self.model.block(name), burst, shrunk)
         for name, new in changes.items():
@@ -281,7 +291,7 @@ class Gate:
         return burst, shrunk
 
     def _sort_one(
-        self, name: bytes, old: bytes | None, new: bytes | None, burst: dict[bytes, Pair], shrunk: set[Held]
+        self, name: bytes, old: bytes | None, new: bytes | None, burst: dict[bytes, Pair], shrunk: Shrunk
     ) -> None:
         holdings = self.holdings
         held = holdings.holder(name) if holdings.all else None
@@ -294,12 +304,12 @@ class Gate:
         if same:
             if held is not None:
                 holdings.leave(held, name)
-                shrunk.add(held)
+                shrunk.setdefault(held, [])
         elif held is None:
             burst[name] = (old, new)
         elif held.state is State.REJECTED and held.refused.get(name) != digest(new):
             holdings.leave(held, name)
-            shrunk.add(held)
+            shrunk.setdefault(held, []).append(name)
             burst[name] = (old, new)
         else:
             holdings.revise(held, name, new)
@@ -352,10 +362,10 @@ class Gate:
         dripped = sum(len(held.kept) for held in self.pending if held.drip)
         return Before(self._names, self._recent, dripped, self.zones, seen, self.model.populated)
 
-    def _resolve(self, shrunk: set[Held], seen: Find) -> dict[bytes, Pair]:
+    def _resolve(self, shrunk: Shrunk, seen: Find) -> dict[bytes, Pair]:
         """Of held changes that the source has taken back in part: what is harmless now, and no longer held."""
         resolved: dict[bytes, Pair] = {}
-        for held in shrunk:
+        for held, left in shrunk.items():
             pairs: dict[bytes, Pair] = {}
             if held.kept:
                 if held.state is not State.PENDING or held.lasting or held.drip or self.pinned:
@@ -371,8 +381,20 @@ class Gate:
             self.holdings.drop(held)
             self.grow(pairs)
             resolved.update(pairs)
-            log.warning("change %d has resolved itself: the source has taken it back", held.number)
+            left += pairs
         return resolved
+
+    def _tell_ended(self, shrunk: Shrunk) -> None:
+        for held, left in shrunk.items():
+            if held in self.holdings.all:
+                continue
+            into = next(filter(None, map(self.holdings.holder, left)), None) if self.holdings.all else None
+            if into is not None:
+                log.warning("change %d is part of change %d now", held.number, into.number)
+            elif held.state is State.REJECTED and left:
+                log.warning("change %d has ended: the source has changed its names again", held.number)
+            else:
+                log.warning("change %d has resolved itself: the source has taken it back", held.number)
 
     # ------------------------------------------------------------ what is published
 
@@ -418,10 +440,11 @@ class Gate:
             if is_apex(new):
                 self.zones.add(name)
                 self.ended.pop(name, None)
+                self._reserve(name, serial(new))
             elif name in self.zones:
                 self.zones.discard(name)
                 old = find(name)
-                self.ended[name] = serial(old) if is_apex(old) else self._floor
+                self.ended[name] = max(serial(old) if is_apex(old) else self._floor, self.reserve.end(name))
                 self.holdings.version += 1
         while len(self.ended) > _MOST_ENDED:
             del self.ended[next(iter(self.ended))]

@@ -243,6 +243,32 @@ def test_rejected_until_the_source_changes_the_name_again() -> None:
     assert world.names() == {f"h{i}" for i in range(6, 10)}
 
 
+def test_what_becomes_of_a_held_change_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    world = filled()
+    for back in ("taken back", "changed"):
+        caplog.clear()
+        world.gone(*range(6))
+        world.publish()
+        number = world.gate.pending[0].number
+        if back == "changed":
+            world.gate.reject(world.gate.pending[0])
+            world.hosts(*range(6), data="192.0.2.9")
+        else:
+            world.hosts(*range(6))
+        world.publish()
+        how = {"taken back": "has resolved itself: the source has", "changed": "has ended: the source has changed its"}
+        assert f"change {number} {how[back]}" in caplog.text
+    world.gone(*range(6))
+    world.publish()
+    world.gate.reject(world.gate.pending[0])
+    world.hosts(*range(6), data="192.0.2.8")
+    caplog.clear()
+    world.publish("the source went back")
+    (absorbed,) = world.gate.holdings.all
+    assert f"change {absorbed.number - 1} is part of change {absorbed.number} now" in caplog.text
+    assert "taken it back" not in caplog.text
+
+
 def test_a_rejected_apex_stays_rejected_while_its_zone_changes() -> None:
     world = filled()
     world.put("/mx", record("@", "MX", "10 a"))
