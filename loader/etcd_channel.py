@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,22 @@ def _channel_arguments(options: ClientOptions) -> list[tuple[str, int]]:
     ]
 
 
+#: What gRPC puts before the cause: its own status, and the address, which the endpoint tells already.
+_WRAPPING = re.compile(
+    r"(?:failed to connect to all addresses; last error: )?(?:[A-Z_]+: )?(?:(?:ipv[46]|unix):\S+: )?"
+    r"(?:Failed to connect to remote host: )?(?=.)"
+)
+
+
+def _for_people(details: str) -> str:
+    """The cause alone, without what gRPC wraps it in."""
+    wrapping = _WRAPPING.match(details)
+    if wrapping is None or not wrapping.end():
+        return details
+    cause = details[wrapping.end() :]
+    return cause[:1].lower() + cause[1:]
+
+
 class EtcdChannel:
     """A connection to one endpoint. Use open() before anything else and close() at the end.
 
@@ -115,6 +132,7 @@ class EtcdChannel:
         self.endpoint = endpoint
         self.options = options
         self.token = ""
+        self.worked = False  # this connection, or an earlier one with the same options: then these are not the cause
         self._channel: Any = None
         self._stubs: dict[str, Any] = {}
 
@@ -127,6 +145,7 @@ class EtcdChannel:
             self._channel = grpc.aio.insecure_channel(self.endpoint, options=arguments)
         try:
             await self._ready()
+            self.worked = True
             if self.options.user:
                 await self.authenticate()
         except BaseException:
@@ -199,13 +218,17 @@ class EtcdChannel:
         if code == status.DEADLINE_EXCEEDED:
             return EtcdUnavailable(f"{where} does not answer in time; is it overloaded or without a leader?")
         hint = "" if code != status.UNAVAILABLE else self._connection_hint(details)
-        return EtcdUnavailable(f"{where}: {details or code.name}{hint}")
+        return EtcdUnavailable(f"{where}: {_for_people(details) or code.name}{hint}")
 
     def _connection_hint(self, details: str) -> str:
         text = details.lower()
         if self.options.tls and ("ssl" in text or "tls" in text or "handshake" in text or "certificate" in text):
             return "; check cacert, cert and key, and that the certificate names this host"
-        if not self.options.tls and ("socket closed" in text or "connection reset" in text or "preface" in text):
+        if (
+            not self.options.tls
+            and not self.worked
+            and ("socket closed" in text or "connection reset" in text or "preface" in text)
+        ):
             return "; if it speaks TLS, write etcds:// instead of etcd://"
         if "refused" in text:
             return "; is it running, and is the port right?"

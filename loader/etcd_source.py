@@ -108,6 +108,7 @@ class EtcdSource:
         self._last_seen_ns = self._event_ns = self._progress_ns = 0
         self._error = self._alarms = ""
         self._logged = ("", 0.0)
+        self._worked = False  # some connection has: its options are not what is wrong
 
     def prime(self, listing: Listing, cluster_id: int, seen_ns: int) -> None:
         """Before run(): begin with what was known before a restart. What has changed since then comes as Changes."""
@@ -322,7 +323,9 @@ class EtcdSource:
         endpoint = self._endpoint()
         self._mirror.set_endpoints(len(self._members.endpoints), self._members.endpoints.index(endpoint))
         self._etcd = etcd = Etcd(endpoint, self._options, self._url.namespace)
+        etcd.worked = self._worked
         await etcd.open()
+        self._worked = True
         self._start("look", self._look_for_alarms(etcd))
         if self._members.name:
             self._start("renew", self._renew(endpoint))

@@ -7,15 +7,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
 from loader._etcdpb import PERMISSION_READWRITE
 from loader.etcd import Etcd, key_text, prefix_end
-from loader.etcd_channel import AuthFailed, ClientOptions, Compacted, EtcdError, EtcdUnavailable, TooLarge
+from loader.etcd_channel import AuthFailed, ClientOptions, Compacted, EtcdChannel, EtcdError, EtcdUnavailable, TooLarge
 from loader.model import Delete, Put
 from tests.support.certificates import Authority
 from tests.support.etcd import EtcdServer, Proxy, free_ports
 from tests.support.mirroring import run_async
+
+ALL = "failed to connect to all addresses; last error: "
+
+
+def _unavailable(details: str) -> grpc.aio.AioRpcError:
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details)
 
 
 async def keys_of(etcd: Etcd, prefix: str, page_size: int = 50_000, revision: int = 0) -> list[str]:
@@ -245,7 +253,7 @@ def test_mutual_tls(make_etcd: Callable[..., EtcdServer], certificates: Path, pr
         with pytest.raises(EtcdUnavailable):
             async with Etcd(server.endpoint, ClientOptions(tls=True, cacert=file("ca.pem"))) as etcd:
                 await etcd.put(prefix, b"1")
-        with pytest.raises(EtcdUnavailable):
+        with pytest.raises(EtcdUnavailable, match="write etcds://"):
             async with Etcd(server.endpoint) as etcd:
                 await etcd.put(prefix, b"1")
         options = ClientOptions(tls=True, cert=file("client.pem"), key=file("nowhere"))
@@ -253,6 +261,29 @@ def test_mutual_tls(make_etcd: Callable[..., EtcdServer], certificates: Path, pr
             await Etcd(server.endpoint, options).open()
 
     run_async(run())
+
+
+@pytest.mark.parametrize(
+    ("details", "cause"),
+    [
+        (f"{ALL}UNKNOWN: ipv4:192.0.2.1:1: Failed to connect to remote host: Connection reset", "connection reset"),
+        (f"{ALL}UNAVAILABLE: ipv6:%5B::1%5D:2379: Socket closed", "socket closed"),
+        (f"{ALL}UNKNOWN: ipv4:192.0.2.1:1: Ssl handshake failed: why", "ssl handshake failed: why"),
+        ("etcdserver: no leader", "etcdserver: no leader"),
+        ("Socket closed", "Socket closed"),
+        ("", "UNAVAILABLE"),
+    ],
+)
+def test_what_grpc_says_is_cut_to_the_cause(details: str, cause: str) -> None:
+    told = EtcdChannel("a:1", ClientOptions(tls=True)).explain(_unavailable(details))
+    assert str(told).removeprefix("etcd a:1: ").split("; check")[0].split("; is it")[0] == cause
+
+
+def test_tls_is_suggested_only_where_nothing_has_worked() -> None:
+    channel = EtcdChannel("a:1", ClientOptions())
+    assert "etcds://" in str(channel.explain(_unavailable("Socket closed")))
+    channel.worked = True
+    assert str(channel.explain(_unavailable("Socket closed"))) == "etcd a:1: Socket closed"
 
 
 @pytest.mark.parametrize(
@@ -271,7 +302,7 @@ def test_the_password_is_not_shown() -> None:
 def test_nobody_listens_and_nobody_answers(shared_etcd: EtcdServer, make_proxy: Callable[[str], Proxy]) -> None:
     async def run() -> None:
         nobody = f"127.0.0.1:{free_ports(1)[0]}"
-        with pytest.raises(EtcdUnavailable, match=f"{nobody}.*is it running"):
+        with pytest.raises(EtcdUnavailable, match=rf"^etcd {nobody}: connection refused; is it running, [^;]*$"):
             await Etcd(nobody).open()
         hole = make_proxy(shared_etcd.endpoint)
         hole.stall()
