@@ -47,10 +47,11 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class HealthSet(msgspec.Struct, frozen=True):
-    """The targets that were set; kept: whether a restart knows of it."""
+    """The targets that were set; kept: whether a restart knows of it; all_down: see `health`."""
 
     targets: list[str]
     kept: bool
+    all_down: list[str] = []
 
 
 class _Page(msgspec.Struct):
@@ -112,18 +113,21 @@ def rejects(settings: Settings, most: int = MOST_REJECTS) -> Rejects:
     return Rejects(made, last.total, same and len(made) == last.total)
 
 
-def health(settings: Settings) -> list[Target]:
-    """All targets of health checks, sorted. Raises NotRunning, ControlFailed."""
+def health(settings: Settings) -> tuple[list[Target], list[str]]:
+    """All targets of health checks, sorted; and of their names that are told those that are answered in full because
+    all of their targets are down. Raises NotRunning, ControlFailed."""
     found: list[Target] = []
+    all_down: set[str] = set()
     after: str | None = ""
     while after is not None:
         page = request(settings, "health", after=after)
         found += msgspec.convert(page["targets"], list[Target])
+        all_down.update(page.get("all_down", ()))
         after = page["more"]
-    return found
+    return found, sorted(all_down)
 
 
 def set_health(settings: Settings, target: str, state: str) -> HealthSet:
     """Have a target up, down or auto. Raises NotRunning, ControlFailed."""
     fields = request(settings, "health-set", target=target, state=state)
-    return HealthSet(fields["targets"], fields["kept"])
+    return HealthSet(fields["targets"], fields["kept"], fields.get("all_down", []))

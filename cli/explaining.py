@@ -52,12 +52,13 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A record that a filter has taken away: it is not answered at present."""
+    """A record that a filter has taken away: it is not answered at present. why: for people; empty: not known."""
 
     filter: str
     key: str
     type: int
     data: bytes
+    why: str = ""
 
     @property
     def text(self) -> str:
@@ -73,6 +74,7 @@ class Told:
     problems: list[Reject] = field(default_factory=list)
     warnings: list[Reject] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
+    all_down: list[str] = field(default_factory=list)  # types that are answered though all their targets are down
     held: str = ""  # why the name does not follow the source; empty if it does
 
 
@@ -180,7 +182,11 @@ def _told(fields: dict[str, Any]) -> Told:
         fields["total"],
         [Reject(**one) for one in fields["problems"]],
         [Reject(**one) for one in fields["warnings"]],
-        [Taken(one["filter"], one["key"], one["number"], one["data"]) for one in fields.get("taken", ())],
+        [
+            Taken(one["filter"], one["key"], one["number"], one["data"], one.get("why", ""))
+            for one in fields.get("taken", ())
+        ],
+        fields.get("all_down", []),
         fields.get("held", ""),
     )
 

@@ -111,6 +111,13 @@ class Health:
         state = self._states.get(text)
         return None if state is None else state.up
 
+    def error_of(self, text: str) -> str:
+        """The last error of a target, or that its state is an operator's word; empty: nothing is known."""
+        if text in self._forced:
+            return "set by hand"
+        state = self._states.get(text)
+        return "" if state is None else state.error
+
     def counts(self) -> tuple[int, int]:
         """(targets that are up or unknown, targets that are down)."""
         if self._counts is None:

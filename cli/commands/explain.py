@@ -71,7 +71,11 @@ def show(made: Explanation, status: Status) -> None:
     if taken:
         output.data("taken away by filters")
     for one in taken:
-        output.data(f"  {one.text} of {one.key}: {one.filter}")
+        output.data(f"  {one.text} of {one.key}: {one.filter}{f', {one.why}' if one.why else ''}")
+    for name, told in sorted(made.told.items()):
+        if told.all_down:
+            types = " and ".join(told.all_down)
+            output.data(f"all targets of {name_text(name)} {types} are down: all are answered")
     _show_rejects("rejected keys that look as if they were about these names", made.nearby)
     output.data("workers")
     for worker in status.workers:
@@ -149,10 +153,11 @@ def as_data(made: Explanation, status: Status) -> dict[str, Any]:
         "warnings": [one for told in made.told.values() for one in told.warnings],
         "held": {name_text(name): told.held for name, told in made.told.items() if told.held},
         "taken": [
-            {"filter": one.filter, "key": one.key, "record": one.text}
+            {"filter": one.filter, "key": one.key, "record": one.text, "why": one.why}
             for told in made.told.values()
             for one in told.taken
         ],
+        "all_down": {name_text(name): told.all_down for name, told in made.told.items() if told.all_down},
         "nearby": made.nearby,
         "workers": [
             {"worker": one.title, "generation": one.generation, "revision": one.revision} for one in status.workers

@@ -49,6 +49,7 @@ def command(settings: Settings, action: str | None, target: str | None, state: s
         output.data(f"{one}  {state}")
     if not done.kept:
         output.message("it lasts until the loader ends: there is no state_dir to keep it in")
+    _tell_all_down(done.all_down)
     return Exit.DONE
 
 
@@ -56,9 +57,9 @@ def show(settings: Settings, as_json: bool) -> int:
     """The list."""
     from cli import asking
 
-    targets = asking.health(settings)
+    targets, all_down = asking.health(settings)
     if as_json:
-        output.json({"targets": targets})
+        output.json({"targets": targets, "all_down": all_down})
         return Exit.DONE
     now = time.time()
     for one in targets:
@@ -69,7 +70,13 @@ def show(settings: Settings, as_json: bool) -> int:
         output.data(f"{one.state:<7}  {one.target}{forced}{since}{error}  {' '.join(one.names)}{more}".rstrip())
     if not targets:
         output.message("no value asks for a health check")
+    _tell_all_down(all_down)
     return Exit.DONE
+
+
+def _tell_all_down(names: list[str]) -> None:
+    for name in names:
+        output.message(f"all targets of {name} are down: all are answered")
 
 
 def _span(seconds: float) -> str:

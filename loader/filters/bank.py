@@ -151,6 +151,10 @@ class Bank:
         """What the filters took away from a name."""
         return self._names[owner].taken if owner in self._names else []
 
+    def passage(self, owner: bytes, now: float) -> Passage | None:
+        """A name as it comes before the filters; None if they do not look at it."""
+        return self._passage(owner, now) if owner in self._watched else None
+
     def names_at(self, text: str) -> list[bytes]:
         """The names that a target is looked at for."""
         return sorted(self._looked_at.get(text, ()))

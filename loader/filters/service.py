@@ -7,15 +7,17 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from loader import names
+from loader import names, rdata
 from loader.filters.bank import Bank
 from loader.filters.chain import Chain
-from loader.health import Health
+from loader.filters.reasons import Reasons
+from loader.health import TOLD_NAMES, Health
 from loader.targets import Target
 from loader.zone import Zones
 from shm.board import WordView
@@ -30,6 +32,8 @@ LEAST_PAUSE_S = 0.5
 FIRST_PATIENCE_S = 5.0
 #: Records told as taken away from one name, and octets of data that are told: they share a reply with other things.
 TOLD, TOLD_DATA = 20, 512
+#: Names of targets that are down looked at for one reply: 20 µs each, while changes wait.
+MOST_LOOKED = 100
 
 
 class FilterSettings(Protocol):
@@ -50,6 +54,7 @@ class FilterService:
 
     def __init__(self, settings: FilterSettings, zones: Zones, wake: Callable[[], None]) -> None:
         self._wake = wake
+        self._names = settings.filters
         folder = settings.state_dir
         path = None if folder is None else folder / f"{settings.instance}-health.json"
         self._health = Health(path, self._flipped)
@@ -121,11 +126,29 @@ class FilterService:
         return found
 
     def taken(self, owner: bytes) -> list[dict[str, Any]]:
-        """What filters took away from a name."""
-        return [
-            {"filter": name, "key": key[:200], "number": type_, "data": data if len(data) <= TOLD_DATA else b""}
-            for name, key, type_, data in self.bank.taken(owner)[:TOLD]
-        ]
+        """What filters took away from a name, and why."""
+        reasons = self._reasons(owner)
+        found = []
+        for one in self.bank.taken(owner)[:TOLD]:
+            name, key, type_, data = one
+            why = "" if reasons is None else reasons.why(one)[:TOLD_DATA]
+            shown = data if len(data) <= TOLD_DATA else b""
+            found.append({"filter": name, "key": key[:200], "number": type_, "data": shown, "why": why})
+        return found
+
+    def all_down(self, owner: bytes) -> list[str]:
+        """The types of a name that are answered in full because all of their targets are down."""
+        reasons = self._reasons(owner)
+        return [] if reasons is None else [rdata.type_name(type_) for type_ in reasons.all_down()]
+
+    def _reasons(self, owner: bytes) -> Reasons | None:
+        passage = self.bank.passage(owner, time.time())
+        return None if passage is None else Reasons(passage, self._names, self._health.error_of)
+
+    def _all_down_at(self, targets: Iterable[str]) -> list[str]:
+        """Of the first few names of each of these targets those with types like that."""
+        owners = dict.fromkeys(owner for text in targets for owner in self.bank.names_at(text)[:TOLD_NAMES])
+        return [names.to_text(owner) for owner in islice(owners, MOST_LOOKED) if self.all_down(owner)]
 
     @property
     def handlers(self) -> Mapping[str, Callable[[dict[str, Any]], Mapping[str, Any]]]:
@@ -137,14 +160,15 @@ class FilterService:
         if not isinstance(after, str):
             raise ValueError("after is the last target of the page before")
         rows, more = self._health.page(after, lambda text: [names.to_text(name) for name in self.bank.names_at(text)])
-        return {"targets": rows, "more": more}
+        open_ = self._all_down_at([row.target for row in rows if row.state == "down"])
+        return {"targets": rows, "more": more, "all_down": open_}
 
     def _set(self, request: dict[str, Any]) -> dict[str, Any]:
         target, state = request.get("target"), request.get("state")
         if not isinstance(target, str) or not isinstance(state, str):
             raise ValueError("target and state are text")
         found = self._health.force(target, state)
-        return {"targets": found, "kept": self._health.keeps}
+        return {"targets": found, "kept": self._health.keeps, "all_down": self._all_down_at(found[:TOLD])}
 
 
 class _NoHealth:

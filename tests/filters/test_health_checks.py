@@ -95,7 +95,9 @@ def test_an_operators_word(make_stage: MakeStage, backends: list[Backend], port:
     assert stage.command("health", "set", url, "down").returncode == 0
     stage.until("it is away", lambda: stage.of("www") == ADDRESSES[1:])
     assert stage.targets()[target] == "down"
-    assert "taken away by filters" in stage.standoff("explain", "www.example.test")
+    explained = stage.standoff("explain", "www.example.test")
+    assert f": health, {target} is down: set by hand\n" in explained
+    assert "all targets" not in explained
     listed = stage.standoff("health")
     assert "set by hand (checks say up)" in listed
     assert "www.example.test." in listed
@@ -116,6 +118,24 @@ def test_an_operators_word(make_stage: MakeStage, backends: list[Backend], port:
     assert failed.returncode == 1
     assert "no target http://192.0.2.99/ is known" in failed.stderr
     assert stage.command("health", "set", target).returncode == 2
+
+
+def test_that_all_are_answered_because_all_are_down_is_told(
+    make_stage: MakeStage, backends: list[Backend], port: int
+) -> None:
+    stage = make_stage()
+    stage.put(www=value(port), plain=["192.0.2.1"])
+    known(stage, 3)
+    said = "all targets of www.example.test. are down: all are answered"
+    for address in ADDRESSES:
+        assert said not in stage.command("health").stderr
+        last = stage.command("health", "set", f"http://{address}:{port}/up", "down")
+    assert said in last.stderr
+    assert said in stage.command("health").stderr
+    stage.until("all are answered", lambda: stage.of("www") == ADDRESSES)
+    explained = stage.standoff("explain", "www.example.test")
+    assert "all targets of www.example.test. A are down: all are answered\n" in explained
+    assert "all targets" not in stage.standoff("explain", "plain.example.test")
 
 
 def test_a_checker_that_is_killed_and_one_whose_loader_is(
