@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from shm import notes
 from shm.board import Board, SlotView
 from shm.layout import LoaderState, SlotKind
 from shm.segment import is_held
@@ -18,6 +19,7 @@ SILENT_AFTER_S = 5.0
 LAGGING_AFTER_S = 1.0
 #: R6: a stay inside the lock that the supervisor reports; the same figure as in server/supervision.py.
 LEAK_AFTER_S = 0.25
+LAST_GOOD = "answers are from the last good table"
 
 
 _COUNTS = (
@@ -174,13 +176,15 @@ def _why_degraded(status: Status) -> Iterator[str]:
     if not loader.alive:
         yield "no loader is running: answers are from its last table"
     elif loader.state == "stale":
-        yield f"a source cannot be read: {loader.note or 'answers are from the last good table'}"
+        for line in notes.of_sources(loader.note) or [notes.about(loader.note, "answers come from") or LAST_GOOD]:
+            yield f"a source cannot be read: {line}"
     elif loader.alarms:
-        yield f"alarm: {loader.note}"
+        yield f"alarm: {'; '.join(notes.of_sources(loader.note))}"
     elif _silent(loader.heartbeat_age):
         yield f"the loader has not moved for {loader.heartbeat_age:.0f} s"
     if loader.alive and loader.names_unfiltered:
-        yield f"a filter is bypassed at {loader.names_unfiltered} names: {loader.note}"
+        why = notes.about(loader.note, "is bypassed at")
+        yield f"a filter is bypassed at {loader.names_unfiltered} names: {why}"
     yield from _why_held(loader)
     if loader.write_lock_held is not None and loader.write_lock_held > LEAK_AFTER_S:
         yield f"the loader (pid {loader.pid}) has held the write lock for {loader.write_lock_held:.2f} s"

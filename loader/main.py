@@ -29,6 +29,7 @@ from loader.sources import SourceSettings, confirmed, feed_of, show_watches
 from loader.start import Restored, publish_image
 from loader.warden import GuardSettings, Warden
 from loader.zone import Zones
+from shm import notes
 from shm.board import Board
 from shm.errors import StandoffError, TableDamaged
 from shm.layout import LoaderState
@@ -309,11 +310,11 @@ class _Loader:
         self._first_list.show(states)
         self._filters.show(words)
         self._warden.show(words)
-        notes = [f"{url}: {s.error}" for url, s in zip(self._settings.source, states, strict=True) if s.error]
-        notes += [restored.note()] if restored else []
-        notes += [kept.error for kept in (self._imager, self._history) if kept and kept.error]
-        notes += list(filter(None, [self._filters.note(), self._warden.note()]))
-        writer.note("; ".join(notes))
+        told = zip(self._settings.source, states, strict=True)
+        lines = [notes.of_source(url, s.error) for url, s in told if s.error]
+        lines += [restored.note()] if restored else []
+        lines += [kept.error for kept in (self._imager, self._history) if kept]
+        writer.note(notes.join([*lines, self._filters.note(), self._warden.note()]))
 
 
 #: The worst of several sources' states is the loader's.

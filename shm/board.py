@@ -147,7 +147,7 @@ class Board:
 
     @property
     def loader_note(self) -> str:
-        """One line from the loader about its source."""
+        """What the loader says, a line for each thing (shm/notes.py)."""
         raw = bytes(self._segment.map[layout.LOADER_NOTE : layout.LOADER_NOTE + layout.LOADER_NOTE_SIZE])
         return raw.split(b"\0", 1)[0].decode(errors="replace")
 

@@ -17,7 +17,7 @@ Page 0, written by the loader (L) except for what the creator (C) writes once, b
      128   16   side_serial[2]    L   segment serial of each side. Stale: caught by the check inside the section
      192  ...   loader words      L   for people and metrics only (LOADER_WORDS)
     2048  ...   histograms        L   of the writer's waits, holds and graces
-    1024 1024   loader_note       L   UTF-8, NUL padded: one line about the source's state, for `standoff status`
+    1024 1024   loader_note       L   UTF-8, NUL padded: lines about sources and more, for people (shm/notes.py)
 
 Page 1, written by the supervisor: SUPERVISOR_WORDS, for people and metrics only.
 

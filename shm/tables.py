@@ -87,7 +87,7 @@ class TableWriter:
         return self._lock
 
     def note(self, text: str) -> None:
-        """Set the one-line note that `standoff status` shows; cut at its size."""
+        """Set the note (shm/notes.py) that `standoff status` shows; cut at its size."""
         raw = text.encode()[: layout.LOADER_NOTE_SIZE - 8]
         raw += bytes(-len(raw) % 8 + 8)
         for i in range(0, len(raw), 8):

@@ -287,12 +287,16 @@ def test_a_loader_that_starts_anew_without_etcd_tells_how_old_answers_are(make_r
     wait_for("all is well", lambda: running.status()["verdict"]["state"] == "ok")
     wait_for("etcd has confirmed the watch", lambda: running.status()["loader"]["progress_age"] is not None)
     running.etcd.kill()
+    wait_for("etcd is missed", lambda: running.metric("standoff_loader_state") == 3)
+    assert "etcds://" not in running.service.said()  # it has worked without TLS
     before = running.service.loader_pid
     running.service.kill(before)
     wait_for("another loader has begun", lambda: running.service.loader_pid not in (0, before))
     wait_for("it is degraded", lambda: running.metric("standoff_loader_state") == 3)
     (reason,) = running.status()["verdict"]["reasons"]
-    assert reason.startswith("a source cannot be read: ")
+    source = f"etcd://{running.etcd.endpoint}/names?schema=records"
+    refused = "connection refused; is it running, and is the port right?"
+    assert reason == f"a source cannot be read: {source}: etcd {running.etcd.endpoint}: {refused}"
     for name in ("watch_progress", "relist", "source"):
         assert 0 < running.metric(f"standoff_{name}_age_seconds") < 60
     query = dns.message.make_query("www.example.test", "A", use_edns=0)

@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from cli import view
 from cli.commands import run as run_command
 from cli.main import standoff
-from shm import layout, node
+from shm import layout, node, notes
 from shm.board import Board, ClaimedSlot
 from shm.layout import LoaderState, NodeFlag, SlotKind
 from shm.rwlock import ReadLock
@@ -309,7 +309,9 @@ def worker(number: int, **values: Any) -> Change:
     ("how", "expected", "reason"),
     [
         (loader(), "ok", ""),
-        (loader(state="stale", note="etcd is away"), "degraded", "a source cannot be read: etcd is away"),
+        (loader(state="stale", note="source file:a: away"), "degraded", "a source cannot be read: file:a: away"),
+        (loader(state="stale", note="answers come from x"), "degraded", "cannot be read: answers come from x"),
+        (loader(state="stale", note="change 4 is held: x"), "degraded", "cannot be read: answers are from the last"),
         (loader(heartbeat_age=9.0), "degraded", "the loader has not moved for 9 s"),
         (loader(write_lock_held=0.5), "degraded", "the loader (pid 1) has held the write lock for 0.50 s"),
         (supervisor(alive=False), "degraded", "no supervisor is running"),
@@ -329,6 +331,21 @@ def test_verdicts(how: Change, expected: str, reason: str) -> None:
     verdict = view.judge(how(healthy_status()))
     assert verdict.state == expected
     assert reason in str(verdict)
+
+
+def test_a_reason_for_each_source_and_nothing_of_what_else_is_noted() -> None:
+    note = notes.join([
+        notes.of_source("file:a", "gone\nfor ever"), notes.of_source("etcd://b/c", "connection refused"), "",
+        "filter f is bypassed at x.: slow", "change 4 is held: 8 of 9 names",
+    ])  # fmt: skip
+    verdict = view.judge(loader(state="stale", note=note, names_unfiltered=1)(healthy_status()))
+    assert verdict.reasons == [
+        "a source cannot be read: file:a: gone for ever",
+        "a source cannot be read: etcd://b/c: connection refused",
+        "a filter is bypassed at 1 names: filter f is bypassed at x.: slow",
+    ]
+    verdict = view.judge(loader(alarms=1, note=note)(healthy_status()))
+    assert verdict.reasons == ["alarm: file:a: gone for ever; etcd://b/c: connection refused"]
 
 
 # ---------------------------------------------------------------- wait
