@@ -103,7 +103,10 @@ def serve(settings: ServerSettings) -> int:
     lock = LockFile(Names(settings.instance).lock("supervisor"))
     try:
         if not lock.try_acquire(patience_s=0.25):
-            log.error("instance %s has a server already; stop it, or choose another --instance", settings.instance)
+            who = _server_pid(settings.instance)
+            log.error(
+                "instance %s has a server already%s; stop it, or choose another --instance", settings.instance, who
+            )
             return 1
         board = Board.create_or_attach(settings.instance)
         control = ControlSocket(settings.control_path)
@@ -116,6 +119,17 @@ def serve(settings: ServerSettings) -> int:
         return 1
     finally:
         lock.release()
+
+
+def _server_pid(instance: str) -> str:
+    """Of the server that runs, if the board tells it."""
+    try:
+        board = Board.attach(instance)
+    except StandoffError:
+        return ""
+    pid = board.supervisor.get("supervisor_pid")
+    board.close()
+    return f" (pid {pid})" if pid else ""
 
 
 def _plan(settings: ServerSettings, lock: LockFile) -> Plan:

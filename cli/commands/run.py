@@ -112,8 +112,29 @@ def _claim(settings: Settings) -> LockFile:
 
 def _already(settings: Settings, who: str) -> AlreadyRunning:
     return AlreadyRunning(
-        f"{who} of instance {settings.instance} is running already: stop it, or choose another --instance"
+        f"{who} of instance {settings.instance} is running already{_pids(settings.instance)}: stop it, or choose"
+        " another --instance"
     )
+
+
+def _pids(instance: str) -> str:
+    """Which processes they are, if the board tells it."""
+    from shm.board import Board
+    from shm.segment import is_held
+
+    try:
+        board = Board.attach(instance)
+    except StandoffError:
+        return ""
+    pids = (
+        ("server", "supervisor", board.supervisor.get("supervisor_pid")),
+        ("loader", "writer", board.loader.get("loader_pid")),
+    )
+    found = [(name, pid) for name, lock, pid in pids if is_held(board.names.lock(lock))]
+    found = found or [("worker", board.slot(number).get("pid")) for number in board.live_slots()]
+    board.close()
+    told = ", ".join(f"{name}: pid {pid}" for name, pid in found if pid)
+    return f" ({told})" if told else ""
 
 
 def is_ready(instance: str) -> bool:

@@ -93,6 +93,13 @@ def test_run_and_the_tools_beside_it(service: Service) -> None:
         again = service.call("check")
         assert again.returncode == 0
         assert "is in use, and this instance is running" in again.stdout
+        server, loader = status["supervisor"]["pid"], status["loader"]["pid"]
+        second = service.call("run")
+        assert second.returncode == 1
+        assert f"is running already (server: pid {server}, loader: pid {loader}): stop it" in second.stderr
+        second = service.call("serve")
+        assert second.returncode == 1
+        assert f"has a server already (pid {server}); stop it" in second.stderr
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 0, errors
