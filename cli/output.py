@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import os
+import sys
 from typing import Any
 
 import click
@@ -26,6 +28,13 @@ def data(text: str) -> None:
 def json(value: Any) -> None:
     """What was asked for, as one JSON value on one line."""
     click.echo(msgspec.json.encode(value))
+
+
+def abandon() -> None:
+    """Nothing more can be written to stdout: what is left in its buffer must not fail at the interpreter's end, too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def message(text: str) -> None:

@@ -72,7 +72,11 @@ def command(settings: Settings, source: str | None, format: str | None, target: 
         output.message(str(reject))
         return Exit.FAILED
     except OSError as error:
-        output.message(f"{error.filename or target}: {error.strerror}")
+        if target is None:
+            output.abandon()
+            if isinstance(error, BrokenPipeError):
+                return Exit.DONE  # it has seen enough
+        output.message(f"{error.filename or target or 'standard output'}: {error.strerror}")
         return Exit.FAILED
     zones = len({one.zone for one in sets})
     output.message(f"{len(sets)} record sets in {zones} zones ({', '.join(f'{k} {v}' for k, v in about.items())})")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from tests.support.instances import fresh_instance
 from tests.support.processes import drive
 from tests.unit.test_exchange import PREFIX, ZONE, contents_of, plain, rrsets, whole
 
+ROOT = Path(__file__).parents[2]
 relaxed = settings(deadline=None, max_examples=40)
 WWW = f"{PREFIX}/example.test/www/A"
 
@@ -77,6 +80,23 @@ def test_only_the_flag_leaves_zones_of_an_instance_out(tmp_path: Path, monkeypat
             assert {one["name"] for one in map(json.loads, done.stdout.splitlines())} == expected
         writer.close()
         board.close()
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    source = tmp_path / "many.jsonl"
+    source.write_text("".join(f'{{"name": "h{n}.one.test", "type": "A", "data": "192.0.2.1"}}\n' for n in range(9000)))
+    program = [sys.executable, "-c", "from cli.main import main; main()", "export", f"file:{source}", "--zone=one.test"]
+    with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as exporting:
+        assert exporting.stdout is not None
+        assert exporting.stderr is not None
+        assert exporting.stdout.readline()
+        exporting.stdout.close()
+        assert exporting.stderr.read() == b""
+    assert exporting.returncode == 0
+    with open("/dev/full", "wb") as nowhere:
+        full = subprocess.run(program, cwd=ROOT, stdout=nowhere, stderr=subprocess.PIPE, text=True)
+    assert full.stderr == "standoff: standard output: No space left on device\n"
+    assert full.returncode == 1
 
 
 def test_what_all_items_say_is_said_once() -> None:
