@@ -165,6 +165,8 @@ def _why_down(status: Status) -> Iterator[str]:
     udp = [worker for worker in status.workers if worker.kind == "worker"]
     if not udp:
         yield "no worker is alive" if status.supervisor.alive else "no server is running"
+        if status.supervisor.alive and not status.supervisor.pid:  # it has said nothing in this segment
+            yield "the server is just starting, or attached to an older segment of shared memory: then restart it"
     elif all(_silent(worker.heartbeat_age) for worker in udp):
         yield f"no worker has moved for {min(worker.heartbeat_age or 0 for worker in udp):.0f} s"
     if status.generation == 0:

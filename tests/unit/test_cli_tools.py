@@ -251,6 +251,16 @@ def test_status_without_workers(healthy: Instance) -> None:
     assert healthy.call("status").exit_code == 1
 
 
+def test_status_of_a_server_on_an_older_segment(instance: Instance) -> None:
+    """Somebody has removed the segment, and a loader has made a new one."""
+    instance.publish(7)
+    instance.lock("supervisor")
+    verdict, reasons = state(instance)
+    assert verdict == "down"
+    assert reasons.startswith("no worker is alive")
+    assert "attached to an older segment of shared memory: then restart it" in reasons
+
+
 def test_status_before_the_first_table(instance: Instance) -> None:
     instance.supervise(1)
     instance.worker(0)
