@@ -3,7 +3,7 @@
     magic and version (8 octets), CRC-32 of what follows (u32, big-endian), a msgpack map (loader/takeover.py: Saved)
 
 The file is replaced as a whole: a power cut leaves the old one or the new one. Names and digests are in it, no blocks:
-what readers had is in the table, or in its image.
+what readers had is in the table, or in its image. Bounds of serials are in it as well (loader/reserve.py).
 """
 
 from __future__ import annotations

@@ -133,11 +133,12 @@ class _Loader:
             chronicle.restored(*self._restored.published)
         self._filters = filters = FilterService(self._settings, zones, self._wake)
         self._warden = warden = Warden(self._settings, zones, self._wake)
-        serials = live_serials(board)
+        kept, lost = warden.kept(), board.live >> 1 <= 1  # nothing was published since the memory was made, or an image
+        serials = warden.floors(kept, live_serials(board), lost)
         publisher = Publisher(
             writer, zones, len(self._feeds), self._progress, serials, chronicle, filters=filters, gate=warden.gate
         )
-        publisher.held, publisher.revisions_grow = warden.kept(), etcd_url.is_etcd_url(self._settings.source[0])
+        publisher.held, publisher.revisions_grow = kept, etcd_url.is_etcd_url(self._settings.source[0])
         publisher.confirmed = lambda wanted: confirmed(self._feeds[0].status, publisher.revision, wanted)
         rollback = Rollback(self._history, chronicle, warden, self._quiet, self._wake_for_image)
         more = {**warden.handlers, **rollback.handlers}

@@ -56,11 +56,12 @@ class SavedChange(msgspec.Struct):
 
 
 class Saved(msgspec.Struct):
-    """All that is held. next: the number of the next change. ended: see Gate."""
+    """All that is held. next: the number of the next change. ended: see Gate. reserved: see Reserve.bounds."""
 
     next: int
     changes: list[SavedChange]
     ended: dict[bytes, int] = {}
+    reserved: dict[bytes, int] = {}
 
 
 def saved(gate: Gate) -> Saved:
@@ -72,7 +73,7 @@ def saved(gate: Gate) -> Saved:
         )
         for held in gate.holdings.all
     ]  # fmt: skip
-    return Saved(gate.next, changes, dict(gate.ended))
+    return Saved(gate.next, changes, dict(gate.ended), dict(gate.reserve.bounds))
 
 
 def _seal(blocks: Iterable[bytes | None]) -> int:

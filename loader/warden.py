@@ -106,6 +106,27 @@ class Warden:
             log.error("%s cannot be read (%s): what was held is judged anew", self._path, error)
             return None
 
+    def floors(self, kept: takeover.Saved | None, live: Mapping[bytes, int], lost: bool) -> dict[bytes, int]:
+        """Apex -> what its serial is to go on from: what is answered now, or, if that is not what was answered last,
+        what may have been.
+
+        kept: see `kept`; the bounds in it are made anew, on disk as well before anything is published. live: the
+        serials that are answered. lost: the table that a loader has published is lost; answers, if there are any, come
+        from an image.
+        """
+        found = dict(live)
+        if kept is None or not kept.reserved or self._path is None:
+            return found
+        for apex, bound in kept.reserved.items():
+            found[apex] = max(bound, live.get(apex, 0)) if lost else live.get(apex, bound)
+        self.gate.reserve.begin({apex: found[apex] for apex in kept.reserved})
+        kept.reserved = dict(self.gate.reserve.bounds)
+        try:
+            held_file.write(self._path, kept)
+        except OSError as error:
+            log.error("%s cannot be written: %s; serials may go back after a power cut", self._path, error.strerror)
+        return found
+
     async def run(self) -> None:
         """For ever."""
         while True:
@@ -128,7 +149,7 @@ class Warden:
     async def close(self) -> None:
         """Keep what is held."""
         await self._hook.close()
-        if self.gate.version != self._written:
+        if self.gate.reserve.settle() or self.gate.version != self._written:
             await self._write()
 
     async def _write(self) -> None:

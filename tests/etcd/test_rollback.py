@@ -209,6 +209,44 @@ def test_a_reboot_while_pinned(rolled: Rolled) -> None:
     assert rolled.serial() > pinned
 
 
+def test_serials_after_a_power_cut(rolled: Rolled) -> None:
+    """A rollback had lifted them above the revision, and the image is older than what was answered last."""
+    good = rolled.host("www", "192.0.2.1")
+    rolled.begin()
+    rolled.until_host("www", "192.0.2.1")
+    rolled.host("www", "192.0.2.2")
+    rolled.until_host("www", "192.0.2.2")
+    for _ in range(4):
+        rolled.told("rollback", str(good), "--yes")
+        rolled.told("resume")
+    for number in range(3, 20):
+        revision = rolled.host("www", f"192.0.2.{number}")
+        rolled.until_host("www", f"192.0.2.{number}")
+    for _ in range(2):
+        answered = rolled.serial()
+        assert answered > revision
+        rolled.service.power_cut()
+        revision = rolled.host("www", "192.0.2.66")
+        rolled.service.start_run()
+        wait_for("the service answers", rolled.service.ready)
+        rolled.until_host("www", "192.0.2.66")
+        assert rolled.serial() > answered
+        revision = rolled.host("www", "192.0.2.67")
+        rolled.until_host("www", "192.0.2.67")
+    answered = rolled.serial()
+    rolled.kill_loader()
+    rolled.host("www", "192.0.2.68")
+    rolled.until_host("www", "192.0.2.68")
+    assert rolled.serial() == answered + 1, "the memory was there"
+    rolled.service.close()
+    rolled.service.forget()
+    rolled.service.start_run()
+    wait_for("the service answers", rolled.service.ready)
+    rolled.host("www", "192.0.2.69")
+    rolled.until_host("www", "192.0.2.69")
+    assert rolled.serial() == answered + 2, "an end in order"
+
+
 def test_a_reboot_in_order_leaves_no_hole(rolled: Rolled) -> None:
     """The image that a loader leaves at its end is the table that its history ends with."""
     good = rolled.host("www", "192.0.2.1")

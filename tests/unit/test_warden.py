@@ -15,6 +15,7 @@ import pytest
 
 from loader import held_file, names, rdata, takeover
 from loader import hook as hooks
+from loader.apex import serial
 from loader.control import Desk
 from loader.difference import difference
 from loader.held import State
@@ -424,3 +425,34 @@ def test_differences() -> None:
     assert difference(APEX, world.table[APEX], apex).added == []  # nothing but the serial
     assert len(difference(APEX, None, apex).added) == 2
     assert bounded(difference(APEX, None, apex), 10).added == ["... and 2 more records"]
+
+
+def test_serials_after_a_loss_of_the_memory(tmp_path: Path) -> None:
+    """They go on from what may have been answered since the file was written; with the memory, from what was."""
+
+    async def story() -> None:
+        world = World(state_dir=tmp_path)
+        world.hold()
+        for held in world.warden.gate.pending:
+            world.warden.gate.approve(held)
+        world.publish()
+        await world.warden.keep()
+        answered = serial(world.table[APEX])
+        assert answered > world.revision
+        for lost in (True, False, True):
+            another = World(state_dir=tmp_path).warden
+            kept = another.kept()
+            assert kept is not None
+            floors = another.floors(kept, {APEX: 1 if lost else answered, b"\0": 5}, lost)
+            assert floors[b"\0"] == 5
+            assert (floors[APEX] > answered + 1000) if lost else (floors[APEX] == answered)
+            on_disk = held_file.read(tmp_path / "test.held")
+            assert on_disk is not None
+            assert on_disk.reserved[APEX] > floors[APEX], "the next power cut is not to lead to the same number"
+            answered = floors[APEX]
+        await another.close()
+        on_disk = held_file.read(tmp_path / "test.held")
+        assert on_disk is not None
+        assert on_disk.reserved == {APEX: answered}
+
+    asyncio.run(story())
