@@ -7,6 +7,9 @@ import msgspec
 from cli.asking import pages, request
 from cli.settings import Settings
 
+#: Names that are fetched to find the first few in order; the loader tells them in the order in which they came.
+SORTED = 10_000
+
 
 class Change(msgspec.Struct, frozen=True):
     """change: its number; state: pending, rejected or pinned; since: CLOCK_REALTIME; revision: the source's, then.
@@ -53,12 +56,13 @@ class _Decided(msgspec.Struct):
 
 
 def pending(settings: Settings, most: int, *, rejected: bool = False) -> Pending:
-    """What is held, or was rejected, with at most `most` names. Raises NotRunning, ControlFailed."""
+    """What is held, or was rejected, with at most `most` names: the first ones, of the SORTED that came first at least.
+    Raises NotRunning, ControlFailed."""
     found, last, same = pages(
         lambda start: msgspec.convert(request(settings, "pending", **{"from": start}, rejected=rejected), _Page),
-        lambda page: (page.version, page.differences), most,
+        lambda page: (page.version, page.differences), max(most, SORTED),
     )  # fmt: skip
-    made = sorted(found[:most], key=lambda one: (one.change, one.name))
+    made = sorted(found[: max(most, SORTED)], key=lambda one: (one.change, one.name))[:most]
     return Pending(last.changes, made, last.total, same and len(made) == last.total)
 
 

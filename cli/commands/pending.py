@@ -45,8 +45,7 @@ def command(settings: Settings, limit: int, rejected: bool, as_json: bool) -> in
     """
     from cli import deciding
 
-    found = deciding.pending(settings, max(1, limit), rejected=rejected)
-    del found.differences[limit:]
+    found = deciding.pending(settings, limit, rejected=rejected)
     if as_json:
         output.json(found)
     else:

@@ -64,6 +64,18 @@ def test_from_held_to_published(world: World) -> None:
     assert len(world.table) == 3
 
 
+def test_the_first_names_are_the_first_in_order(world: World) -> None:
+    world.warden.gate.pin({}, "pinned at revision 1", 1)
+    for host in (7, 3, 1, 5, 2):
+        world.hosts(range(host, host + 1), "192.0.2.9")
+        world.publish()
+    whole = json.loads(run("pending", "--json").stdout)["differences"]
+    assert [one["name"] for one in whole] == [f"h{n}.example.test." for n in (1, 2, 3, 5, 7)]
+    first = json.loads(run("pending", "--limit", "2", "--json").stdout)
+    assert (first["differences"], first["total"], first["complete"]) == (whole[:2], 5, False)
+    assert json.loads(run("pending", "--limit", "0", "--json").stdout)["differences"] == []
+
+
 def test_a_new_address(world: World) -> None:
     world.warden.gate.pin({}, "pinned at revision 1", 1)
     world.hosts(range(1), "192.0.2.9")
