@@ -185,7 +185,8 @@ class FileSource:
             records, problems = _read(path, self._zones, includes)
             if file.prints and not records and not problems:
                 # A full disk, or an editor that empties a file before it writes it.
-                failed = f"{path} holds no record any more (to take its names away, take the file away)"
+                how = "leave its SOA in it, or restart the loader" if path == self._root else "take the file away"
+                failed = f"{path} holds no record any more (to take its names away, {how})"
         except Reject as reject:
             failed = str(reject)
         except OSError as error:

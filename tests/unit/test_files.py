@@ -363,10 +363,31 @@ def test_a_file_that_was_emptied_keeps_its_content(tmp_path: Path, text: str) ->
     assert update is not None
     assert set(update.records) == {f"file:{path}"}
     assert "holds no record any more" in update.problems[f"file:{path}"]
+    assert "leave its SOA in it, or restart the loader" in update.problems[f"file:{path}"]
     path.write_text("$ORIGIN example.test.\n$TTL 60\n@ SOA ns1 hostmaster 1 2 3 4 5\n@ NS ns1\nns1 A 192.0.2.1\n")
     os.utime(path, (2, 2))
     assert source.look() is not None
     assert source.status.error == ""
+
+
+def test_how_names_of_an_emptied_file_are_taken_away(tmp_path: Path, clock: Clock) -> None:
+    """What the message says works."""
+    folder = tmp_path / "zones"
+    folder.mkdir()
+    path = clock.write(folder / "a.zone", HEAD + "www A 192.0.2.1\n")
+    both = [FileSource(path), FileSource(folder)]
+    assert all(source.look() for source in both)
+    clock.write(path, "")
+    alone, among = (news(source).problems[f"file:{path}"] for source in both)
+    assert "take the file away" in among
+    assert "take the file away" not in alone
+    assert news(FileSource(path)).records == {}  # a restart
+    path.unlink()
+    assert news(both[1]).records[f"file:{path}:www.example.test./A"] is None
+    clock.write(path, HEAD.splitlines()[0] + "\n@ 60 SOA ns1 hostmaster 4712 7200 1800 86400 30\n")
+    left = news(both[0]).records
+    assert left[f"file:{path}:www.example.test./A"] is None
+    assert left[f"file:{path}:example.test./SOA"] is not None
 
 
 def test_an_empty_folder_is_an_empty_source(tmp_path: Path) -> None:
