@@ -239,6 +239,11 @@ def _canaries(burst: Burst, limits: Limits, before: Before) -> Iterator[str]:
             yield f"canary {canary.text} would be answered otherwise"
 
 
+def dumb(limits: Limits, find: Find) -> list[Canary]:
+    """The canaries that are not answered as they should be, and so cannot tell when that changes."""
+    return [canary for canary in limits.canaries if not sings(canary, find)] if limits.on else []
+
+
 def sings(canary: Canary, find: Find) -> bool:
     """Whether the canary is answered as it should be: exact names, wildcards, aliases; not across DNAMEs and cuts."""
     name = canary.name

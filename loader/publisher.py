@@ -15,7 +15,7 @@ from loader.compiler import Gift
 from loader.feed import ByName, Update, Usual
 from loader.filters.service import FilterService
 from loader.gate import Flow, Gate
-from loader.guard import Limits
+from loader.guard import Limits, dumb
 from loader.model import Record
 from loader.zone import Zones
 from shm._table import Table
@@ -239,7 +239,10 @@ class Publisher:
         # second. They are set aside; what changes from here on is collected as ever.
         gc.freeze()
         gc.enable()
-        log.info("published %d names at revision %d (%.1f s)", names, self.revision, time.monotonic() - started)
+        served = self._writer.words.get("names")  # what is held or pinned makes it differ from the model
+        log.info("published %d names at revision %d (%.1f s)", served, self.revision, time.monotonic() - started)
+        for canary in dumb(self._gate.limits, self._writer.find) if self._published_revision < 0 else ():
+            log.warning("canary %s is not answered so: it guards nothing until it is", canary.text)
         self.published = True
 
     def _blocks(self) -> Iterator[bytes]:
