@@ -214,7 +214,7 @@ class Warden:
         """For people; empty if nothing is held."""
         pending, pin = self.gate.pending, self.gate.pinned
         notes = [f"change {held.number} is held: {'; '.join(held.reasons)}" for held in pending[:2]]
-        notes += [f"pinned: {'; '.join(pin.reasons)}"] if pin is not None else []
+        notes += ["; ".join(pin.reasons)] if pin is not None else []
         return "; ".join([*notes, *filter(None, [self.error])])
 
     # ------------------------------------------------------------ for tools

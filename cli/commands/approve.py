@@ -28,9 +28,16 @@ def command(settings: Settings, change: int | None, everything: bool, rejected: 
 
     Exit status 0 also if --all finds nothing; 1 if there is no such change, 3 if no loader is running.
     """
-    if (change is None) != everything:
-        raise click.UsageError("give the number of a change, or --all")
+    check(change, everything)
     return tell(settings, "approve", change, rejected=rejected, as_json=as_json)
+
+
+def check(change: int | None, everything: bool) -> None:
+    """Raises UsageError unless it is one of both."""
+    if change is None and not everything:
+        raise click.UsageError("give the number of a change, or --all")
+    if change is not None and everything:
+        raise click.UsageError(f"{change} is one change, --all is all of them: leave out one of both")
 
 
 def tell(settings: Settings, command: str, change: int | None, *, rejected: bool, as_json: bool) -> int:

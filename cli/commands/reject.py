@@ -26,8 +26,7 @@ def command(settings: Settings, change: int | None, everything: bool, as_json: b
 
     Exit status 0 also if --all finds nothing; 1 if there is no such change, 3 if no loader is running.
     """
-    if (change is None) != everything:
-        raise click.UsageError("give the number of a change, or --all")
-    from cli.commands.approve import tell
+    from cli.commands.approve import check, tell
 
+    check(change, everything)
     return tell(settings, "reject", change, rejected=False, as_json=as_json)

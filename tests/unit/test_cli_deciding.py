@@ -88,6 +88,7 @@ def test_a_new_address(world: World) -> None:
 
 def test_a_pin_is_not_decided_on(world: World) -> None:
     world.warden.gate.pin({}, "pinned at revision 1", 1)
+    assert world.warden.note() == "pinned at revision 1"
     for command in ("approve", "reject"):
         error = run(command, "1", status=1).stderr
         assert "change 1 is the pin of a rollback: `standoff resume` ends it" in error
@@ -96,7 +97,8 @@ def test_a_pin_is_not_decided_on(world: World) -> None:
 def test_asked_wrongly(world: World) -> None:
     for command in ("approve", "reject"):
         assert "the number of a change, or --all" in run(command, status=2).stderr
-        assert "the number of a change, or --all" in run(command, "1", "--all", status=2).stderr
+        error = run(command, "--all", "3", status=2).stderr
+        assert "3 is one change, --all is all of them: leave out one of both" in error
         assert "there is no held change 7" in run(command, "7", status=1).stderr
     world.hold()
     assert json.loads(run("approve", "--all", "--json").stdout)["decided"][0]["change"] == 1
