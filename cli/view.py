@@ -9,7 +9,7 @@ import msgspec
 
 from shm import notes
 from shm.board import Board, SlotView
-from shm.layout import LoaderState, SlotKind
+from shm.layout import STATE_KINDS, LoaderState, SlotKind
 from shm.segment import is_held
 
 #: A worker passes through its loop at least every 100 ms, a loader or supervisor every second or so. One that is
@@ -25,6 +25,7 @@ LAST_GOOD = "answers are from the last good table"
 _COUNTS = (
     "names", "keys", "rejects", "kept", "relists", "drift", "table_bytes", "checks_up", "checks_down",
     "names_unfiltered", "held_changes", "held_names", "rejected_names", "pinned_names", "pinned_revision",
+    "snapshot_unwritable", "history_unwritable", "image_unwritable", "held_unwritable",
 )  # fmt: skip
 
 
@@ -57,6 +58,10 @@ class Loader(msgspec.Struct, frozen=True, kw_only=True):
     pinned_names: int = 0
     pinned_revision: int = 0
     pinned_age: float | None = None
+    snapshot_unwritable: int = 0
+    history_unwritable: int = 0
+    image_unwritable: int = 0
+    held_unwritable: int = 0
     note: str
     write_lock_held: float | None
 
@@ -187,6 +192,8 @@ def _why_degraded(status: Status) -> Iterator[str]:
     if loader.alive and loader.names_unfiltered:
         why = notes.about(loader.note, "is bypassed at")
         yield f"a filter is bypassed at {loader.names_unfiltered} names: {why}"
+    if loader.alive and (kinds := [kind for kind in STATE_KINDS if getattr(loader, f"{kind}_unwritable")]):
+        yield from notes.of_states(loader.note) or [f"{', '.join(kinds)} cannot be written: look into the log"]
     yield from _why_held(loader)
     if loader.write_lock_held is not None and loader.write_lock_held > LEAK_AFTER_S:
         yield f"the loader (pid {loader.pid}) has held the write lock for {loader.write_lock_held:.2f} s"

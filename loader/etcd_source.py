@@ -59,6 +59,7 @@ class SourceStatus:
     event_ns      CLOCK_REALTIME of the watch's last event; progress_ns: of that, or of etcd's word that there is none;
                   relisted_ns: of the last list that was compared in full. 0 = none yet
     store_revision  the whole store's when the watch began, 0 = none has
+    unwritten       why the snapshot is not up to date (loader/kept_source.py); empty if it is, or there is none
     """
 
     state: LoaderState
@@ -77,6 +78,7 @@ class SourceStatus:
     progress_ns: int
     relisted_ns: int
     store_revision: int
+    unwritten: str = ""
 
 
 class EtcdSource:

@@ -29,9 +29,7 @@ class KeptSource:
 
     @property
     def status(self) -> SourceStatus:
-        status = self._source.status
-        problem = self._snapshot.error
-        return replace(status, error="; ".join(filter(None, (status.error, problem)))) if problem else status
+        return replace(self._source.status, unwritten=self._snapshot.error)
 
     async def lease_ttl(self, lease: int) -> tuple[int, int]:
         """See EtcdSource."""

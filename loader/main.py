@@ -25,7 +25,7 @@ from loader.listing import FirstList
 from loader.publisher import ProgressBar, Publisher
 from loader.rollback import Rollback
 from loader.serials import live_serials
-from loader.sources import SourceSettings, confirmed, feed_of, show_watches
+from loader.sources import SourceSettings, confirmed, feed_of, show_unwritten, show_watches
 from loader.start import Restored, publish_image
 from loader.warden import GuardSettings, Warden
 from loader.zone import Zones
@@ -314,7 +314,8 @@ class _Loader:
         told = zip(self._settings.source, states, strict=True)
         lines = [notes.of_source(url, s.error) for url, s in told if s.error]
         lines += [restored.note()] if restored else []
-        lines += [kept.error for kept in (self._imager, self._history) if kept]
+        imaged, recorded = (kept.error if kept else "" for kept in (self._imager, self._history))
+        lines += map(notes.of_state, show_unwritten(words, states, imaged, recorded, self._warden.error))
         writer.note(notes.join([*lines, self._filters.note(), self._warden.note()]))
 
 

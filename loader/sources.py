@@ -71,6 +71,15 @@ def show_watches(words: WordView, states: Iterable[FeedStatus], before: Earlier)
     words.set("source_alarms", sum(bool(state.alarms) for state in etcd))
 
 
+def show_unwritten(words: WordView, states: Iterable[FeedStatus], image: str, history: str, held: str) -> list[str]:
+    """What cannot be written to state_dir, to the board; and the errors. image, history, held: theirs, or empty."""
+    snapshots = [state.unwritten for state in states if isinstance(state, SourceStatus)]
+    found = {"snapshot": snapshots, "history": [history], "image": [image], "held": [held]}
+    for kind, errors in found.items():
+        words.set(f"{kind}_unwritable", sum(map(bool, errors)))
+    return [error for errors in found.values() for error in errors if error]
+
+
 def confirmed(status: FeedStatus, revision: int, wanted: int) -> bool:
     """Whether a source that was taken up to this revision has no more to tell, though it was at `wanted` once.
 

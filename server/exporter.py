@@ -264,6 +264,10 @@ def _loader(board: Board) -> Iterator[Metric]:
         "standoff_lock_write_hold_max_seconds": ("Longest hold of the write lock.", words["write_hold_max_ns"] / 1e9),
         "standoff_lock_grace_max_seconds": ("Longest wait for readers to leave.", words["grace_max_ns"] / 1e9),
     }
+    writable = GaugeMetricFamily("standoff_state_writable", "0 if the last write to state_dir failed.", labels=["kind"])
+    for kind in layout.STATE_KINDS:
+        writable.add_metric([kind], int(not words[f"{kind}_unwritable"]))
+    yield writable
     for name, (help_, value) in gauges.items():
         yield GaugeMetricFamily(name, help_, value=value)
     counters = {

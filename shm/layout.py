@@ -128,7 +128,14 @@ LOADER_WORDS = _words(
     "pinned_names",  # that the source has changed since the table was pinned
     "pinned_revision",  # where it is pinned, if it is
     "pinned_since_ns",  # CLOCK_REALTIME, 0 = not pinned
+    "snapshot_unwritable",  # files of the kind whose last write failed; of the kinds in STATE_KINDS
+    "history_unwritable",
+    "image_unwritable",
+    "held_unwritable",
 )
+
+#: What the loader keeps in state_dir.
+STATE_KINDS = ("snapshot", "history", "image", "held")
 
 # ---------------------------------------------------------------- control segment, page 1
 

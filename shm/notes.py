@@ -9,11 +9,18 @@ from collections.abc import Iterable
 
 #: What a line about a source begins with.
 _SOURCE = "source "
+#: ... and one about a file in state_dir.
+_STATE = "state: "
 
 
 def of_source(url: str, error: str) -> str:
     """The line about a source that has an error."""
     return f"{_SOURCE}{url}: {error}"
+
+
+def of_state(error: str) -> str:
+    """The line about a file that cannot be written."""
+    return f"{_STATE}{error}"
 
 
 def join(lines: Iterable[str]) -> str:
@@ -24,6 +31,11 @@ def join(lines: Iterable[str]) -> str:
 def of_sources(note: str) -> list[str]:
     """URL and error of each source that has one."""
     return [line.removeprefix(_SOURCE) for line in note.splitlines() if line.startswith(_SOURCE)]
+
+
+def of_states(note: str) -> list[str]:
+    """What is wrong with each file that cannot be written."""
+    return [line.removeprefix(_STATE) for line in note.splitlines() if line.startswith(_STATE)]
 
 
 def others(note: str) -> list[str]:

@@ -307,3 +307,30 @@ def test_a_loader_that_starts_anew_without_etcd_tells_how_old_answers_are(make_r
         return any(getattr(option, "code", None) == dns.edns.EDECode.STALE_ANSWER for option in answer.options)
 
     wait_for("answers say that they are old", told)
+
+
+def test_a_disk_that_cannot_be_written_is_told_until_it_can(make_running: Callable[..., Running]) -> None:
+    running = make_running()
+    running.put("/names/example.test/www/A", b"192.0.2.1")
+    running.start("records", "--image-interval", "1")
+    kinds = ("snapshot", "history", "image")
+
+    def writable() -> list[float]:
+        return [running.metric(f'standoff_state_writable{{kind="{kind}"}}') for kind in kinds]
+
+    wait_for("all is well", lambda: running.status()["verdict"]["state"] == "ok" and running.snapshot().exists())
+    assert writable() == [1, 1, 1]
+    aside = running.state.rename(running.state.with_name("aside"))
+    running.state.write_text("no folder")  # root may write anywhere else
+    running.put("/names/example.test/www/A", b"192.0.2.2")
+    running.until("www.example.test", "192.0.2.2")
+    wait_for("no file can be written", lambda: writable() == [0, 0, 0], 40)
+    verdict = running.status()["verdict"]
+    assert verdict["state"] == "degraded"
+    for kind, reason in zip(kinds, verdict["reasons"], strict=True):
+        assert reason.startswith(f"{kind} {running.state}")
+        assert " cannot be written: " in reason
+    running.state.unlink()
+    aside.rename(running.state)
+    wait_for("all is written", lambda: writable() == [1, 1, 1], 40)
+    wait_for("all is well again", lambda: running.status()["verdict"]["state"] == "ok")
