@@ -37,6 +37,11 @@ def abandon() -> None:
     os.close(nowhere)
 
 
+def counted(number: int, one: str) -> str:
+    """ "1 name", "2 names"."""
+    return f"{number} {one}" + "s" * (number != 1)
+
+
 def message(text: str) -> None:
     """A line about the work itself."""
     click.echo(f"standoff: {text}", err=True)

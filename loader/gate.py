@@ -22,6 +22,7 @@ from loader import guard
 from loader.apex import is_apex, same_but_serial, serial, with_serial
 from loader.guard import Before, Find, Limits, Recent
 from loader.held import Held, Holdings, Pair, State, digest
+from loader.names import counted
 from loader.reserve import Reserve
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class Gate:
         found = self._release(held)
         self._decided = "approve"
         self._recent.clear()
-        log.warning("change %d approved: %d names (%s)", held.number, found, "; ".join(held.reasons))
+        log.warning("change %d approved: %s (%s)", held.number, counted(found), "; ".join(held.reasons))
         return found
 
     def reject(self, held: Held) -> int:
@@ -166,7 +167,8 @@ class Gate:
         found = len(held.kept)
         if len(self.rejected) > _MOST:
             self._merge(held, self.rejected[0])
-        log.warning("change %d rejected: %d names stay as they are (%s)", held.number, found, "; ".join(held.reasons))
+        reasons = "; ".join(held.reasons)
+        log.warning("change %d rejected: readers keep what they have of %s (%s)", held.number, counted(found), reasons)
         return found
 
     def pin(self, target: Mapping[bytes, bytes | None], reason: str, revision: int) -> int:
@@ -182,7 +184,7 @@ class Gate:
         self.grow(target)
         self._decided = "rollback"
         self.holdings.version += 1
-        log.warning("%s: %d names are held there until `standoff resume`", reason, len(pin.kept))
+        log.warning("%s: held there until `standoff resume`: %s", reason, counted(len(pin.kept)))
         return len(pin.kept)
 
     def _pin_one(self, pin: Held, name: bytes, block: bytes | None) -> None:
@@ -211,7 +213,7 @@ class Gate:
         found = self._release(pin)
         self._decided = "resume"
         self._forced = {name: block for name, block in self._forced.items() if name not in self._freed}
-        log.warning("resumed: %d names follow the source again", found)
+        log.warning("resumed: the source is followed again, which changes %s", counted(found))
         return found
 
     def _check_unpinned(self) -> None:
@@ -321,7 +323,7 @@ class Gate:
             verdict = guard.judge(burst, self.limits, self._before(seen))
             reasons = verdict.reasons
             if why and self.limits.on:
-                reasons = [f"{why}; {len(burst)} names would change", *reasons]
+                reasons = [f"{why}; {counted(len(burst))} would change", *reasons]
             if reasons:
                 held = self._against(reasons, verdict.drip, bool(why), revision)
             elif self.limits.strict and self.pending:
@@ -353,9 +355,9 @@ class Gate:
 
     def _say(self, held: Held, reasons: list[str]) -> None:
         log.error(
-            "held back: %s. Of %d names readers keep what they have. `standoff pending` shows the change, "
+            "held back: %s. Of %s readers keep what they have. `standoff pending` shows the change, "
             "`standoff approve %d` publishes it, `standoff reject %d` refuses it",
-            "; ".join(reasons), len(held.kept), held.number, held.number,
+            "; ".join(reasons), counted(len(held.kept)), held.number, held.number,
         )  # fmt: skip
 
     def _before(self, seen: Find) -> Before:

@@ -195,7 +195,7 @@ def _share(lost: int, limits: Limits, before: Before) -> Iterator[str]:
     if _too_many(count, total, limits):
         within = f" within {limits.window_s:g} s" if len(before.recent) else ""
         yield (
-            f"{count} of {total} names would be lost{within}: {count / max(total, 1):.0%}, "
+            f"{count} of {names.counted(total)} would be lost{within}: {count / max(total, 1):.0%}, "
             f"guard_removed allows {limits.removed:.0%}"
         )
 
@@ -204,7 +204,7 @@ def _emptied(by_zone: Counter[bytes], limits: Limits, before: Before) -> Iterato
     for zone, count in by_zone.items():
         count += before.recent.by_zone[zone]
         if count >= limits.floor and not before.populated(zone):
-            yield f"zone {names.to_text(zone)} would be empty: it loses {count} names"
+            yield f"zone {names.to_text(zone)} would be empty: it loses {names.counted(count)}"
 
 
 def _last_addresses(burst: Burst, limits: Limits) -> Iterator[str]:
@@ -220,7 +220,8 @@ def _last_addresses(burst: Burst, limits: Limits) -> Iterator[str]:
 
 
 def _listed(found: list[bytes]) -> str:
-    more = f" and {len(found) - _TOLD} more names" if len(found) > _TOLD else ""
+    left = len(found) - _TOLD
+    more = f" and {left} more name{'s' * (left > 1)}" if left > 0 else ""
     return ", ".join(names.to_text(name) for name in found[:_TOLD]) + more
 
 

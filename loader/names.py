@@ -28,6 +28,11 @@ class BadName(ValueError):
     """Text or labels that are not a DNS name. The message is one line and starts with the text."""
 
 
+def counted(number: int) -> str:
+    """ "1 name", "2 names": for messages."""
+    return "1 name" if number == 1 else f"{number} names"
+
+
 def from_text(text: str, origin: bytes = ROOT, *, fold: bool = True) -> bytes:
     """The wire form of `text`; `fold` makes it lower case. Raises BadName."""
     if not _PLAIN.fullmatch(text):

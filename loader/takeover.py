@@ -18,6 +18,7 @@ from loader.apex import is_apex, same_but_serial, serial, with_serial
 from loader.gate import Flow, Gate
 from loader.guard import Find
 from loader.held import Held, Holdings, State, digest
+from loader.names import counted
 from shm.node import name_of
 
 log = logging.getLogger(__name__)
@@ -223,7 +224,7 @@ def _adopt(gate: Gate, kept: Saved | None, differ: Flow, find: Find) -> None:
                 held.refused[name] = refused
         held.judged = len(held.kept)
         if held.kept or held.state is State.PINNED:
-            log.warning("change %d is still %s: %d names", held.number, held.state.value, len(held.kept))
+            log.warning("change %d is still %s: %s", held.number, held.state.value, counted(len(held.kept)))
         else:
             gate.holdings.drop(held)
     _forget(gate, kept)

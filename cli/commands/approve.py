@@ -50,7 +50,7 @@ def tell(settings: Settings, command: str, change: int | None, *, rejected: bool
         return Exit.DONE
     for one in decided:
         done = "is published" if command == "approve" else "is rejected: answers stay as they are"
-        output.data(f"change {one.change} with {one.names} names {done}")
+        output.data(f"change {one.change} with {output.counted(one.names, 'name')} {done}")
     if not decided:
         output.message("nothing is rejected" if rejected else "nothing is held back")
     return Exit.DONE

@@ -65,7 +65,8 @@ def command(settings: Settings, source: str | None, format: str | None, target: 
         output.message("there is nothing to export" + (f" in {' '.join(picked)}" if only else ""))
         return Exit.FAILED
     if format == "zone" and (lost := conditions.count(sets)):
-        output.message(f"{lost} records have attributes, which zone files cannot say: jsonl and msgpack can")
+        which = f"{output.counted(lost, 'record')} {'has' if lost == 1 else 'have'} attributes"
+        output.message(f"{which}, which zone files cannot say: jsonl and msgpack can")
     try:
         _write(sets, format, target, about)
     except Reject as reject:
@@ -78,8 +79,9 @@ def command(settings: Settings, source: str | None, format: str | None, target: 
                 return Exit.DONE  # it has seen enough
         output.message(f"{error.filename or target or 'standard output'}: {error.strerror}")
         return Exit.FAILED
-    zones = len({one.zone for one in sets})
-    output.message(f"{len(sets)} record sets in {zones} zones ({', '.join(f'{k} {v}' for k, v in about.items())})")
+    zones = output.counted(len({one.zone for one in sets}), "zone")
+    told = ", ".join(f"{key} {value}" for key, value in about.items())
+    output.message(f"{output.counted(len(sets), 'record set')} in {zones} ({told})")
     return Exit.DONE
 
 

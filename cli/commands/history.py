@@ -82,7 +82,7 @@ def show(entries: list[Entry]) -> None:
 def counts(entry: Entry) -> str:
     """What it changed, short."""
     if not entry.known:
-        return f"{entry.added} names" if entry.added else ""
+        return output.counted(entry.added, "name") if entry.added else ""
     return f"+{entry.added} -{entry.removed} ~{entry.changed}"
 
 

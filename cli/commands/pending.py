@@ -67,7 +67,8 @@ def show(found: Pending, what: str) -> None:
     if not found.changes:
         output.message(f"nothing is {what}")
     elif len(found.differences) < found.total:
-        output.message(f"{len(found.differences)} of {found.total} names are shown (--limit)")
+        are = "is" if found.total == 1 else "are"
+        output.message(f"{len(found.differences)} of {output.counted(found.total, 'name')} {are} shown (--limit)")
     for change in found.changes:
         if change.state == "pending":
             output.message(
@@ -83,5 +84,5 @@ def title(change: Change) -> str:
 
     then = f", in {change.left:.0f} s: {change.then}" if change.then else ""
     since = ago(max(0.0, time.time() - change.since))
-    of = f"revision {change.revision}, {change.names} names"
+    of = f"revision {change.revision}, {output.counted(change.names, 'name')}"
     return f"change {change.change}  {change.state} since {since}, {of}{then}"

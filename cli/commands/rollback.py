@@ -65,7 +65,8 @@ def command(settings: Settings, state: str, dry_run: bool, yes: bool, as_json: b
         output.json(about if dry_run else about | {"held": names})
     elif not dry_run:
         output.message(
-            f"pinned at {title.replace('  ', ', ')}: {names} names differ from the source until `standoff resume`"
+            f"pinned at {title.replace('  ', ', ')}: {output.counted(names, 'name')} "
+            f"{'differs' if names == 1 else 'differ'} from the source until `standoff resume`"
         )
     return Exit.DONE
 

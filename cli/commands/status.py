@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cli import output
 from cli.options import command as make_command
 from cli.options import json_option
-from cli.output import Exit
+from cli.output import Exit, counted
 from cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -85,15 +85,16 @@ def _parts(status: Status) -> RenderableType:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_row("loader", f"{loader.state}, pid {loader.pid}" if loader.alive else "not running")
     table.add_row("", f"heartbeat {ago(loader.heartbeat_age)}, source seen {ago(loader.source_age)}")
-    table.add_row("", f"{loader.names} names from {loader.keys} keys, {loader.table_bytes / 2**20:.1f} MiB a table")
+    content = f"{counted(loader.names, 'name')} from {counted(loader.keys, 'key')}"
+    table.add_row("", f"{content}, {loader.table_bytes / 2**20:.1f} MiB a table")
     kept = f" ({loader.kept} keep their last good value)" if loader.kept else ""
-    table.add_row("", f"{loader.rejects} keys rejected{kept}")
+    table.add_row("", f"{counted(loader.rejects, 'key')} rejected{kept}")
     if loader.progress_age is not None or loader.relist_age is not None:
         table.add_row("", f"watch: last event {ago(loader.event_age)}, progress confirmed {ago(loader.progress_age)}")
     last = "" if loader.relist_age is None else f", the last list {ago(loader.relist_age)}"
     table.add_row("", f"{loader.relists} re-lists{last}, {loader.drift} differences found")
     if loader.checks_up or loader.checks_down:
-        table.add_row("", f"{loader.checks_up} targets of health checks up, {loader.checks_down} down")
+        table.add_row("", f"{counted(loader.checks_up, 'target')} of health checks up, {loader.checks_down} down")
     if loader.note:
         from rich.text import Text
 
@@ -101,7 +102,7 @@ def _parts(status: Status) -> RenderableType:
     table.add_row("supervisor", f"pid {supervisor.pid}" if supervisor.alive else "not running")
     table.add_row(
         "",
-        f"{supervisor.workers_wanted} workers wanted, {supervisor.workers_died} died, "
+        f"{counted(supervisor.workers_wanted, 'worker')} wanted, {supervisor.workers_died} died, "
         f"{supervisor.workers_condemned} replaced for being stuck",
     )
     return table

@@ -94,6 +94,14 @@ def test_a_pin_is_not_decided_on(world: World) -> None:
         assert "change 1 is the pin of a rollback: `standoff resume` ends it" in error
 
 
+def test_one_name_is_not_several(world: World) -> None:
+    world.warden.gate.pin({}, "pinned at revision 1", 1)
+    world.hosts(range(1), "192.0.2.9")
+    world.publish()
+    assert run("pending").stdout.splitlines()[0].endswith(", 1 name")
+    assert "0 of 1 name is shown (--limit)" in run("pending", "--limit", "0").stderr
+
+
 def test_asked_wrongly(world: World) -> None:
     for command in ("approve", "reject"):
         assert "the number of a change, or --all" in run(command, status=2).stderr

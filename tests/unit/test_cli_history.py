@@ -69,7 +69,7 @@ def test_history(standoff_here: Runner) -> None:
     assert re.fullmatch(
         r"n6  2023-\d\d-\d\d \d\d:\d\d:\d\d  50  approve  \+0 -18 ~1  \S+.example.test. .* and 15 more", lines[0]
     )
-    assert re.search(r"  5  first +1 names$", lines[-1])
+    assert re.search(r"  5  first +1 name$", lines[-1])
     assert re.search(r"\+0 -0 ~1 +www.example.test.$", lines[2]), "mail did not change, and the apex does not count"
 
 

@@ -312,7 +312,7 @@ def test_a_break_in_history_lets_nothing_pass() -> None:
     world = filled()
     world.gone(1)
     assert world.publish("the store went back") == {}
-    assert world.gate.pending[0].reasons == ["the store went back; 1 names would change"]
+    assert world.gate.pending[0].reasons == ["the store went back; 1 name would change"]
     world.hosts(20)
     world.publish()
     assert "h20" in world.names()
