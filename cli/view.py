@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from cli.output import counted
 from shm import notes
 from shm.board import Board, SlotView
 from shm.layout import STATE_KINDS, LoaderState, SlotKind
@@ -191,7 +192,7 @@ def _why_degraded(status: Status) -> Iterator[str]:
         yield f"the loader has not moved for {loader.heartbeat_age:.0f} s"
     if loader.alive and loader.names_unfiltered:
         why = notes.about(loader.note, "is bypassed at")
-        yield f"a filter is bypassed at {loader.names_unfiltered} names: {why}"
+        yield f"a filter is bypassed at {counted(loader.names_unfiltered, 'name')}: {why}"
     if loader.alive and (kinds := [kind for kind in STATE_KINDS if getattr(loader, f"{kind}_unwritable")]):
         yield from notes.of_states(loader.note) or [f"{', '.join(kinds)} cannot be written: look into the log"]
     yield from _why_held(loader)
@@ -217,17 +218,20 @@ def _why_degraded(status: Status) -> Iterator[str]:
 def _why_held(loader: Loader) -> Iterator[str]:
     if loader.held_changes:
         changes = "a change" if loader.held_changes == 1 else f"{loader.held_changes} changes"
+        names = counted(loader.held_names, "name")
         yield (
-            f"HELD: the guard holds back {changes} ({loader.held_names} names, for {loader.held_age or 0:.0f} s): "
+            f"HELD: the guard holds back {changes} ({names}, for {loader.held_age or 0:.0f} s): "
             "`standoff pending` shows what, then approve or reject"
         )
     if loader.pinned_age is not None:
+        names = f"{counted(loader.pinned_names, 'name')} {'does' if loader.pinned_names == 1 else 'do'}"
         yield (
-            f"PINNED at revision {loader.pinned_revision} for {loader.pinned_age:.0f} s: {loader.pinned_names} names "
-            "do not follow the source until `standoff resume`"
+            f"PINNED at revision {loader.pinned_revision} for {loader.pinned_age:.0f} s: {names} "
+            "not follow the source until `standoff resume`"
         )
     if loader.rejected_names:
-        yield f"{loader.rejected_names} names are answered against the source's word (standoff pending --rejected)"
+        names = f"{counted(loader.rejected_names, 'name')} {'is' if loader.rejected_names == 1 else 'are'}"
+        yield f"{names} answered against the source's word (standoff pending --rejected)"
 
 
 def _silent(age: float | None) -> bool:

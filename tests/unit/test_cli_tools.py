@@ -345,6 +345,14 @@ def test_verdicts(how: Change, expected: str, reason: str) -> None:
     assert reason in str(verdict)
 
 
+def test_one_name_is_not_several() -> None:
+    change = loader(held_changes=1, held_names=1, pinned_names=1, pinned_age=3.0, rejected_names=1)
+    held, pinned, rejected = view.judge(change(healthy_status())).reasons
+    assert "a change (1 name, for 0 s)" in held
+    assert "for 3 s: 1 name does not follow" in pinned
+    assert rejected.startswith("1 name is answered")
+
+
 def test_a_reason_for_each_source_and_nothing_of_what_else_is_noted() -> None:
     note = notes.join([
         notes.of_source("file:a", "gone\nfor ever"), notes.of_source("etcd://b/c", "connection refused"), "",
@@ -354,7 +362,7 @@ def test_a_reason_for_each_source_and_nothing_of_what_else_is_noted() -> None:
     assert verdict.reasons == [
         "a source cannot be read: file:a: gone for ever",
         "a source cannot be read: etcd://b/c: connection refused",
-        "a filter is bypassed at 1 names: filter f is bypassed at x.: slow",
+        "a filter is bypassed at 1 name: filter f is bypassed at x.: slow",
     ]
     verdict = view.judge(loader(alarms=1, note=note)(healthy_status()))
     assert verdict.reasons == ["alarm: file:a: gone for ever; etcd://b/c: connection refused"]
