@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -38,21 +38,24 @@ def format_of(source: str) -> str:
     return _SUFFIXES.get(Path(source).suffix.lower(), "zone")
 
 
-def read(source: str, format: str, zones: Collection[bytes], standard_input: Callable[[], bytes]) -> Gathered:
-    """Everything that a file, a folder of zone files and JSON lines, or standard input (`-`) gives. Raises Reject,
-    OSError."""
+def read(
+    source: str, format: str, zones: Collection[bytes], standard_input: Callable[[], bytes], origin: bytes | None = None
+) -> Gathered:
+    """Everything that a file, a folder of zone files and JSON lines, or standard input (`-`) gives. origin: of the zone
+    file on standard input, unless it says $ORIGIN. Raises Reject, OSError."""
     path = Path(source.removeprefix("file:"))
     if format == "zone" and source != "-" and path.is_dir():
         return _folder(path, zones)
-    found = _read(source, format, zones, standard_input)
+    if format == "zone":
+        found = _zone_file(source, zones, standard_input, origin)
+    else:
+        found = _read(source, format, zones, standard_input)
     if format in _MUTE:
         found.mute = {(one.owner, one.type) for one in found.sets}
     return found
 
 
 def _read(source: str, format: str, zones: Collection[bytes], standard_input: Callable[[], bytes]) -> Gathered:
-    if format == "zone":
-        return _zone_file(source, zones, standard_input)
     raw = standard_input() if source == "-" else Path(source.removeprefix("file:")).read_bytes()
     match format:
         case "jsonl":
@@ -72,15 +75,15 @@ def _json_lines(raw: bytes, zones: Collection[bytes]) -> Gathered:
     return gather(records, zones, [Remark(f"line {number}", reason) for number, reason in wrong.items()])
 
 
-def _zone_file(source: str, zones: Collection[bytes], standard_input: Callable[[], bytes]) -> Gathered:
-    path = Path(source.removeprefix("file:"))
-    with tempfile.TemporaryDirectory() as folder:
-        if source == "-":
-            origin = min(zones, default=names.ROOT, key=len)
-            path = Path(folder, written.file_name(origin))
-            path.write_bytes(standard_input())
-        result = zonefile.ZoneFile()
-        zonefile.read(path, zones, result)
+def _zone_file(
+    source: str, zones: Collection[bytes], standard_input: Callable[[], bytes], origin: bytes | None
+) -> Gathered:
+    result = zonefile.ZoneFile()
+    if source == "-":
+        stream = io.TextIOWrapper(io.BytesIO(standard_input()), encoding="utf-8")
+        zonefile.read_stream(stream, origin, zones, result)
+    else:
+        zonefile.read(Path(source.removeprefix("file:")), zones, result)
     problems = [
         Remark(where, reason, names.from_text(where.rpartition("/")[0])) for where, reason in result.problems.items()
     ]

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from secrets import token_bytes
+from typing import Any, TextIO
 
 import dns.exception
 import dns.name
@@ -25,6 +26,8 @@ from loader.rdata import SOA
 
 #: A file that includes itself ends here.
 MAX_NESTING = 16
+#: What messages call it, and the tokenizer.
+STANDARD_INPUT = "standard input"
 
 
 @dataclass(slots=True)
@@ -55,16 +58,29 @@ def read(path: Path, zones: Collection[bytes], result: ZoneFile) -> None:
     Raises Reject with FILE:LINE, and OSError if the file itself cannot be read.
     """
     origin = origin_of(path)
-    collector = _Collector()
     with open(path, encoding="utf-8") as file:
-        reader = _Reader(dns.tokenizer.Tokenizer(file, str(path)), collector, result.included)
-        reader.current_origin = reader.last_name = dns.name.Name([*names.labels(origin), b""])
-        try:
-            reader.read()
-        except (dns.exception.DNSException, OSError, ValueError) as error:
-            raise Reject(_explained(error, reader)) from error
-        finally:
-            reader.close()
+        _read(file, str(path), origin, zones, result)
+
+
+def read_stream(stream: TextIO, origin: bytes | None, zones: Collection[bytes], result: ZoneFile) -> None:
+    """As `read`, of standard input. origin: None: relative names before the first $ORIGIN are a mistake. Raises Reject
+    with the line."""
+    _read(stream, STANDARD_INPUT, origin, zones, result)
+
+
+def _read(stream: TextIO, title: str, origin: bytes | None, zones: Collection[bytes], result: ZoneFile) -> None:
+    # A top-level domain that nobody has, in the place of an origin: relative names are known by it.
+    nowhere = [] if origin is not None else [token_bytes(16).lower()]
+    collector = _Collector(names.from_labels(nowhere) if nowhere else None)
+    labels = nowhere or names.labels(origin or names.ROOT)
+    reader = _Reader(dns.tokenizer.Tokenizer(stream, title), collector, result.included)
+    reader.current_origin = reader.last_name = dns.name.Name([*labels, b""])
+    try:
+        reader.read()
+    except (dns.exception.DNSException, OSError, ValueError) as error:
+        raise Reject(_explained(error, reader)) from error
+    finally:
+        reader.close()
     _sort(collector, origin, zones, result)
 
 
@@ -72,12 +88,14 @@ def _explained(error: Exception, reader: _Reader) -> str:
     file, line = reader.tok.where()
     reason = " ".join(str(error).split()) or type(error).__name__
     reason = reason.removeprefix(f"{file}:{line}: ")  # the reader has put it before what it says itself
-    return f"{file}:{line}: {reason} (near {names.shown(reader.tok.near)})"
+    where = f"{file}, line {line}" if file == STANDARD_INPUT else f"{file}:{line}"
+    return f"{where}: {reason} (near {names.shown(reader.tok.near)})"
 
 
-def _sort(collector: _Collector, origin: bytes, zones: Collection[bytes], result: ZoneFile) -> None:
+def _sort(collector: _Collector, origin: bytes | None, zones: Collection[bytes], result: ZoneFile) -> None:
     soa = next((owner for owner, type_, _, _ in collector.rrs if type_ == SOA), None)
-    zone = soa or (None if any(up in zones for up in names.ancestors(origin)) else origin)
+    enclosed = origin is None or any(up in zones for up in names.ancestors(origin))
+    zone = soa or (None if enclosed else origin)
     for owner, type_, ttl, data in collector.rrs:
         key = f"{names.to_text(owner)}/{rdata.type_name(type_)}"
         if zone is not None and not names.is_under(owner, zone):
@@ -99,15 +117,20 @@ class _Manager(dns.transaction.TransactionManager):
 
 
 class _Collector(dns.transaction.Transaction):
-    """Takes RRs one by one. dnspython's own transactions refuse a whole file for one CNAME beside other data."""
+    """Takes RRs one by one. dnspython's own transactions refuse a whole file for one CNAME beside other data.
+    nowhere: in wire form, a name that no other may be under."""
 
-    def __init__(self) -> None:
+    def __init__(self, nowhere: bytes | None) -> None:
         super().__init__(_Manager())
+        self._nowhere = nowhere
         self.rrs: list[tuple[bytes, int, int, bytes]] = []
 
     def add(self, *args: Any) -> None:
         name, ttl, data = args
-        self.rrs.append((name.to_digestable(), int(data.rdtype), ttl, data.to_wire()))
+        owner, wire = name.to_digestable(), data.to_wire()
+        if self._nowhere is not None and (self._nowhere in owner or self._nowhere in wire):
+            raise ValueError("a relative name, and no $ORIGIN before it: put one there, or give one --zone")
+        self.rrs.append((owner, int(data.rdtype), ttl, wire))
 
     def _set_origin(self, origin: dns.name.Name | None) -> None:
         pass

@@ -51,7 +51,7 @@ def command(
 ) -> int:  # fmt: skip
     """Bring records into etcd in the records schema, a key for each name and type. SOURCE is a zone file, a folder of
     zone files, JSON lines, a msgpack export, a Route 53 listing, the output of pdnsutil list-zone, an etcd:// URL of
-    either schema, or - for standard input.
+    either schema, or - for standard input: a zone file there needs $ORIGIN or one --zone if names in it are relative.
 
     With --to, only what differs from what is in etcd is written: `+` new, `~` changed, `-` removed. What cannot be
     taken over is named with the reason, and does not stop the rest unless --strict is given.
@@ -120,6 +120,10 @@ def read_all(settings: Settings, sources: tuple[str, ...], format: str | None) -
     from loader.model import Reject
 
     zones = [names.from_text(zone) for zone in settings.zone]
+    # A zone that only the configuration names says nothing about what comes in here.
+    context = click.get_current_context(silent=True)
+    named = (context.params.get("zone") or ()) if context is not None else ()
+    origin = zones[0] if len(named) == 1 and len(zones) == 1 else None
     parts: list[Gathered] = []
     for source in sources:
         try:
@@ -130,7 +134,7 @@ def read_all(settings: Settings, sources: tuple[str, ...], format: str | None) -
                     raise click.UsageError(f"{source}: the schema skydns does not tell zones; give them with --zone")
                 parts.append(asyncio.run(importing.read_etcd(place, zones, settings.semantics)))
             else:
-                parts.append(importing.read(source, kind, zones, lambda: sys.stdin.buffer.read()))
+                parts.append(importing.read(source, kind, zones, lambda: sys.stdin.buffer.read(), origin))
         except (Reject, OSError, ValueError) as error:
             parts.append(Gathered(problems=[Remark(source, str(error))]))
     return join(parts, zones)

@@ -82,3 +82,33 @@ def test_names_outside_the_zone_are_told_by_name(tmp_path: Path) -> None:
     result = call(str(file))
     assert result.exit_code == 0
     assert "not taken over: www.other.test./A: www.other.test. is outside the file's zone" in result.stderr
+
+
+def test_a_zone_file_on_standard_input_tells_its_origin(tmp_path: Path) -> None:
+    """A zone that the configuration happens to name is not its."""
+    config = tmp_path / "standoff.toml"
+    config.write_text('zone = ["example.test"]\n')
+    relative, absolute = "www 60 IN A 192.0.2.1\n", "www.example.test. 60 IN A 192.0.2.1\n"
+    target = "a.example.test. 60 IN A 192.0.2.1\nb.example.test. 60 IN CNAME www\n"
+    for arguments, text, line in (([], relative, 1), (["-c", str(config)], relative, 1), ([], target, 2)):
+        refused = call("-", *arguments, stdin=text)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert f"-: standard input, line {line}: a relative name, and no $ORIGIN before it" in refused.stderr
+    key = {"key": "/standoff/example.test/www/A", "value": '{"ttl":60,"data":["192.0.2.1"]}'}
+    named = ["--zone", "example.test"]
+    said = "$ORIGIN example.test.\n" + relative
+    for arguments, text in ((["-c", str(config)], absolute), (named, absolute), (named, relative), (named, said)):
+        taken = call("-", *arguments, stdin=text)
+        assert [json.loads(line) for line in taken.stdout.splitlines()] == [key], taken.stderr
+    outside = call("-", stdin=said)
+    assert "www.example.test.: is outside every zone: give its zone with --zone" in outside.stderr
+    several = call("-", "--zone", "a.test", "--zone", "b.test", stdin=relative)
+    assert "or give one --zone" in several.stderr
+
+
+def test_mistakes_on_standard_input_have_a_line_and_no_path() -> None:
+    for text in ("\n$ORIGIN example.test.\nwww 60 IN A nowhere\n", "\n\nwww 60 IN A \xe4\n"):
+        refused = call("-", "--zone", "example.test", stdin=text.encode("latin-1"))
+        assert refused.exit_code == 1
+        assert "-: standard input, line " in refused.stderr
+        assert "/" not in refused.stderr
