@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -75,6 +76,7 @@ class Supervisor(msgspec.Struct, frozen=True, kw_only=True):
     workers_started: int
     workers_died: int
     workers_condemned: int
+    metrics_errno: int = 0
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +150,7 @@ def collect(board: Board) -> Status:
         pid=words.get("supervisor_pid"),
         heartbeat_age=_age(monotonic, words.get("supervisor_heartbeat_ns")),
         **{f"workers_{name}": words.get(f"workers_{name}") for name in ("wanted", "started", "died", "condemned")},
+        metrics_errno=words.get("metrics_errno"),
     )
     return Status(
         instance=board.names.instance,
@@ -202,6 +205,8 @@ def _why_degraded(status: Status) -> Iterator[str]:
         yield "no supervisor is running: a worker that dies is not replaced"
     elif supervisor.alive and _silent(supervisor.heartbeat_age):
         yield f"the supervisor has not moved for {supervisor.heartbeat_age:.0f} s"
+    if supervisor.alive and supervisor.metrics_errno:
+        yield f"metrics are not served: {os.strerror(supervisor.metrics_errno).lower()}; the log says where"
     udp = [worker for worker in status.workers if worker.kind == "worker"]
     if supervisor.alive and 0 < len(udp) < supervisor.workers_wanted:
         yield f"{len(udp)} of {supervisor.workers_wanted} workers are alive"

@@ -5,6 +5,7 @@ Counters live in shared memory, one writer a word, and outlive the workers: any 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from server.sockets import Address
 from shm import layout
-from shm.board import Board, SlotView
+from shm.board import Board, SlotView, WordView
 from shm.layout import DropReason, LoaderState, SlotKind
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ _RCODE_NAMES = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED
 _PROTOCOLS = {SlotKind.WORKER: "udp", SlotKind.STREAM: "tcp"}
 #: A worker is well if its heartbeat is younger than this.
 WELL_NS = 1_000_000_000
+#: How often an address that is in use is tried again.
+RETRY_S = 1.0
 
 assert len(_TYPE_NAMES) == len(layout.COUNTED_TYPES) + 1
 
@@ -365,7 +368,6 @@ class Exporter(ThreadingHTTPServer):
 def run_exporter(instance: str, address: Address, version: str) -> int:
     """The exporter's main: until its supervisor is gone."""
     parent = os.getppid()
-    server = Exporter(address, Board.attach(instance), version)
 
     def leave_with_parent() -> None:
         while os.getppid() == parent:
@@ -373,5 +375,28 @@ def run_exporter(instance: str, address: Address, version: str) -> int:
         os._exit(0)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    server.serve_forever()
+    board = Board.attach(instance)
+    words = WordView(board.own_page(layout.SUPERVISOR_PAGE), layout.SUPERVISOR_WORDS)
+    listen(address, board, version, words).serve_forever()
     return 0
+
+
+def listen(address: Address, board: Board, version: str, words: WordView) -> Exporter:
+    """As soon as the address can be had; until then the log and a word say why not."""
+    told = 0
+    while True:
+        try:
+            server = Exporter(address, board, version)
+        except OSError as error:
+            number = error.errno or errno.EIO
+            words.set("metrics_errno", number)
+            if number != told:
+                why = os.strerror(number).lower()
+                log.error("metrics %s: %s; they are not served, but queries are answered; trying again", address, why)
+            told = number
+            time.sleep(RETRY_S)
+            continue
+        words.set("metrics_errno", 0)
+        if told:
+            log.info("metrics %s: served now", address)
+        return server

@@ -103,6 +103,7 @@ class Supervisor:
         """Until SIGTERM or SIGINT."""
         self._words.set("supervisor_pid", os.getpid())
         self._words.set("supervisor_started_ns", time.time_ns())
+        self._words.set("metrics_errno", 0)
         self._sockets.steer(self._plan.workers)
         wakeup = self._catch_signals()
         gc.collect()

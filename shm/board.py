@@ -168,7 +168,7 @@ class Board:
         return (slot for slot in slots if slot.get("kind") != SlotKind.OTHER)
 
     def own_page(self, page: int) -> Words:
-        """Page 0 or 1, writable: for the one loader (which holds the writer lock) or the one supervisor."""
+        """Page 0 or 1, writable: for the one loader (it has the writer lock), the one supervisor, and its exporter."""
         self._writable[page] = Segment.attach(self.names.control, writable=True, page=page * layout.PAGE)
         return Words(self._writable[page].map, writable=True)
 

@@ -19,7 +19,7 @@ Page 0, written by the loader (L) except for what the creator (C) writes once, b
     2048  ...   histograms        L   of the writer's waits, holds and graces
     1024 1024   loader_note       L   UTF-8, NUL padded: lines about sources and more, for people (shm/notes.py)
 
-Page 1, written by the supervisor: SUPERVISOR_WORDS, for people and metrics only.
+Page 1, written by the supervisor, one word by its exporter: SUPERVISOR_WORDS, for people and metrics only.
 
 Slot page, written by the process that holds the slot's lock file (SLOT_WORDS, then counters). The writer of the lock
 reads section, since_ns, gate; the supervisor reads heartbeat_ns; metrics read all. A slot never goes back: section and
@@ -150,6 +150,7 @@ SUPERVISOR_WORDS = _words(
     "workers_died",
     "workers_condemned",
     "leaks_reported",  # R6: readers inside for longer than leak_after
+    "metrics_errno",  # why metrics are not served, 0 = they are, or are not to be; the exporter's, once it runs
 )
 
 # ---------------------------------------------------------------- control segment, slot pages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -197,3 +198,18 @@ def test_an_option_without_a_command_is_told_where_it_belongs() -> None:
     result = CliRunner().invoke(standoff, ["--instance", "x"])
     assert result.exit_code == 2
     assert "standoff COMMAND --instance" in result.output
+
+
+def test_metrics_at_an_address_that_is_in_use(instance: str, tmp_path: Path) -> None:
+    zone = tmp_path / "example.test.zone"
+    zone.write_text(ZONE)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = "{}:{}".format(*other.getsockname())
+        with running(instance, tmp_path, "--source", f"file:{zone}", "--metrics", address) as log:
+            expected = ("degraded", ["metrics are not served: address already in use; the log says where"])
+            eventually(lambda: status(instance) == expected, expected)
+            time.sleep(2.5)  # two more tries
+            assert log.read_text().count(f"metrics {address}: address already in use") == 1
+            assert "Traceback" not in log.read_text()
+            other.close()
+            eventually(lambda: status(instance)[0] == "ok", "ok once it is free")

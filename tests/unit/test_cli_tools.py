@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -327,6 +328,7 @@ def worker(number: int, **values: Any) -> Change:
         (loader(heartbeat_age=9.0), "degraded", "the loader has not moved for 9 s"),
         (loader(write_lock_held=0.5), "degraded", "the loader (pid 1) has held the write lock for 0.50 s"),
         (supervisor(alive=False), "degraded", "no supervisor is running"),
+        (supervisor(metrics_errno=errno.EADDRINUSE), "degraded", "metrics are not served: address already in use"),
         (supervisor(heartbeat_age=6.0), "degraded", "the supervisor has not moved"),
         (supervisor(workers_wanted=2), "degraded", "1 of 2 workers are alive"),
         (worker(0, heartbeat_age=7.0), "down", "no worker has moved for 7 s"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import socket
 import threading
 import time
 import urllib.error
@@ -14,18 +17,20 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from server import exporter
 from server._counters import Counters
 from server.answer import Policy, answer
-from server.exporter import Exporter
+from server.exporter import Exporter, listen
 from server.sockets import Address
 from shm import layout
-from shm.board import Board, ClaimedSlot
+from shm.board import Board, ClaimedSlot, WordView
 from shm.layout import SlotKind
 from shm.rwlock import ReadLock
 from shm.tables import TableWriter
 from tests.support.packets import query
 from tests.support.processes import drive
 from tests.support.tables import example_blocks, example_table
+from tests.torture.service import wait_for
 
 
 @pytest.fixture
@@ -97,6 +102,29 @@ def test_every_metric_is_well_formed_on_an_empty_board(url: str) -> None:
     assert build.labels == {"version": "1.2.3"}
     assert all(family.documentation for family in families.values())
     assert all(family.name.startswith("standoff_") for family in families.values())
+
+
+def test_an_address_that_is_in_use_is_told_once_and_taken_when_it_is_free(
+    board: Board, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "RETRY_S", 0.01)
+    caplog.set_level(logging.INFO)
+    words = WordView(board.own_page(layout.SUPERVISOR_PAGE), layout.SUPERVISOR_WORDS)
+    made: list[Exporter] = []
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = Address(*other.getsockname())
+        thread = threading.Thread(target=lambda: made.append(listen(address, board, "1.2.3", words)), daemon=True)
+        thread.start()
+        wait_for("it is told", lambda: board.supervisor.get("metrics_errno") == errno.EADDRINUSE)
+        time.sleep(0.1)  # some more tries, of which nobody is told
+        assert not made
+    thread.join(20)
+    made[0].server_close()
+    assert board.supervisor.get("metrics_errno") == 0
+    assert [record.message for record in caplog.records] == [
+        f"metrics {address}: address already in use; they are not served, but queries are answered; trying again",
+        f"metrics {address}: served now",
+    ]
 
 
 def test_what_was_answered_is_counted(board: Board, url: str) -> None:
