@@ -35,10 +35,14 @@ def find_history(settings: Settings) -> Path:
     for path in places:
         if os.path.exists(path):  # Path.exists() raises where one may not look
             return path
+    without = ""
     with suppress(StandoffError):
-        told = asking.request(settings, "status").get("history")
-        if told:
-            return Path(told)
+        told = asking.request(settings, "status")
+        if told.get("history"):
+            return Path(told["history"])
+        without = "it has no state_dir" if told.get("state_dir") == "" else "history = 0 in its settings"
+    if without:
+        raise NotRunning(f"the loader keeps no history: {without}")
     looked = " or ".join(map(str, dict.fromkeys(places)))
     raise NotRunning(f"there is no history at {looked} that you can see: name the loader's folder with --state-dir")
 

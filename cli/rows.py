@@ -52,6 +52,7 @@ ASKING = frozenset(
         "pending",
         "approve",
         "reject",
+        "status",
     }
 )
 #: Who reads the history.

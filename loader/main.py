@@ -291,6 +291,7 @@ class _Loader:
             "revision": publisher.revision,
             "published": publisher.published,
             "rejects": len(publisher.rejects()),
+            "state_dir": str(self._settings.state_dir or ""),
             "history": str(self._history.path) if self._history else "",
             "sources": sources,
         }

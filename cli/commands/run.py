@@ -163,6 +163,7 @@ def announce(settings: Settings, as_json: bool) -> None:
         output.json({"event": "ready", "listen": settings.listen, "zones": zones, "try": dig})
     shown = ", ".join(zones[:10]) + (f" and {len(zones) - 10} more" if len(zones) > 10 else "")
     message(f"ready on {', '.join(settings.listen)}; zones: {shown or 'none'}")
+    message(f"state_dir: {settings.state_dir or 'none: no snapshot, history, image'}")
     message(f"try: {dig}" if dig else "the source holds no names yet: they are answered as soon as there are any")
     message("Ctrl-C ends it")
 

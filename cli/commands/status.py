@@ -20,6 +20,8 @@ Examples:
   standoff status
   standoff status --json | jq .verdict.state"""
 
+#: Seconds that the loader may take to tell something beside what the board tells: status is for bad days, too.
+ASKED_WITHIN_S = 0.5
 COLOURS = {"ok": "green", "degraded": "yellow", "down": "red"}
 
 
@@ -39,17 +41,34 @@ def command(settings: Settings, as_json: bool) -> int:
     status = view.collect(board)
     board.close()
     verdict = view.judge(status)
+    state_dir = _state_dir(settings, status)
     if as_json:
-        output.json({"verdict": verdict, **msgspec.structs.asdict(status)})
+        output.json({"verdict": verdict, "state_dir": state_dir, **msgspec.structs.asdict(status)})
     else:
-        show(status, verdict)
+        show(status, verdict, state_dir)
     if not status.running:
         output.message(f"instance {settings.instance} is not running")
         return Exit.NOT_RUNNING
     return Exit.FAILED if verdict.state == "down" else Exit.DONE
 
 
-def show(status: Status, verdict: Verdict) -> None:
+def _state_dir(settings: Settings, status: Status) -> str | None:
+    """The loader's; empty: it has none; None: it cannot be asked at once."""
+    from cli import control
+    from shm.errors import StandoffError
+
+    if not status.loader.alive or (status.loader.heartbeat_age or 0) > ASKED_WITHIN_S:
+        return None
+    try:
+        path = control.find_socket(settings, "loader")
+        _, fields = control.ask(path, "status", {}, ASKED_WITHIN_S, part="loader")
+    except (StandoffError, OSError):  # OSError: a folder that we may not look into
+        return None
+    found: str | None = fields.get("state_dir")
+    return found
+
+
+def show(status: Status, verdict: Verdict, state_dir: str | None) -> None:
     """Print tables for people."""
     from rich.console import Console
 
@@ -63,6 +82,8 @@ def show(status: Status, verdict: Verdict) -> None:
         console.print(f"  - {reason}", markup=False)
     console.print()
     console.print(_parts(status))
+    if state_dir is not None:  # not in the table, which would wrap a long path
+        console.print(f"state_dir   {state_dir or 'none: no snapshot, history, image'}", markup=False)
     if status.workers:
         console.print()
         console.print(_workers(status))
