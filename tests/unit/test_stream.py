@@ -18,6 +18,7 @@ from server.stream import StreamLimits, run_stream
 from shm._table import Table
 from shm.board import Board
 from shm.tables import TableWriter
+from tests.support.framing import framed, reply_from
 from tests.support.instances import fresh_instance
 from tests.support.packets import parsed, query
 from tests.support.processes import Child, child, drive, wait_for
@@ -80,23 +81,6 @@ def exit_with(status: int) -> None:
 def stream() -> Iterator[Service]:
     with service(StreamLimits(clients=CLIENTS, idle_s=IDLE_S)) as running:
         yield running
-
-
-def framed(packet: bytes) -> bytes:
-    return len(packet).to_bytes(2, "big") + packet
-
-
-def take(sock: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        more = sock.recv(count - len(data))
-        assert more, f"closed after {len(data)} of {count} bytes"
-        data += more
-    return data
-
-
-def reply_from(sock: socket.socket) -> bytes:
-    return take(sock, int.from_bytes(take(sock, 2), "big"))
 
 
 def ended(sock: socket.socket) -> bool:

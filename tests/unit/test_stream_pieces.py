@@ -24,6 +24,7 @@ from shm._table import Table
 from shm.board import Board
 from shm.layout import ENCRYPTED_COUNTERS, PAGE
 from shm.tables import TableWriter
+from tests.support.framing import framed, reply_from
 from tests.support.instances import fresh_instance
 from tests.support.mutation import Mutator
 from tests.support.packets import query
@@ -50,10 +51,6 @@ def decline(
 def new_streams() -> Streams:
     words = Words(bytearray(PAGE), writable=True)
     return Streams(4, TERMS, decline, Counters(words), Counters(words, ENCRYPTED_COUNTERS))
-
-
-def framed(packet: bytes) -> bytes:
-    return len(packet).to_bytes(2, "big") + packet
 
 
 def take_all(sock: socket.socket) -> tuple[bytes, bool]:
@@ -221,19 +218,6 @@ def service(limits: StreamLimits) -> Iterator[int]:
             yield port
         writer.close()
         board.close()
-
-
-def take(sock: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        more = sock.recv(count - len(data))
-        assert more, f"closed after {len(data)} of {count} bytes"
-        data += more
-    return data
-
-
-def reply_from(sock: socket.socket) -> bytes:
-    return take(sock, int.from_bytes(take(sock, 2), "big"))
 
 
 def test_one_address_does_not_take_all() -> None:

@@ -25,6 +25,7 @@ from server.tls import Certificate, CertificateError, expiry
 from shm.board import Board
 from shm.layout import ENCRYPTED_COUNTERS
 from shm.tables import TableWriter
+from tests.support.framing import framed, reply_from
 from tests.support.instances import fresh_instance
 from tests.support.packets import query
 from tests.support.processes import Child, child, drive, wait_for
@@ -99,23 +100,6 @@ def service(folder: Path, limits: StreamLimits | None = None) -> Iterator[Servic
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with service(tmp_path_factory.mktemp("tls")) as running:
         yield running
-
-
-def framed(packet: bytes) -> bytes:
-    return len(packet).to_bytes(2, "big") + packet
-
-
-def take(sock: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        more = sock.recv(count - len(data))
-        assert more, f"closed after {len(data)} of {count} bytes"
-        data += more
-    return data
-
-
-def reply_from(sock: socket.socket) -> bytes:
-    return take(sock, int.from_bytes(take(sock, 2), "big"))
 
 
 def reference(packet: bytes) -> bytes:
