@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -75,6 +77,15 @@ def show(result: Result, before: Result | None = None, console: Console | None =
     console.print("not right: " + (", ".join(f"{k} {v}" for k, v in faults.items()) or "nothing"))
     for warning in result.get("warnings", []):
         console.print(f"warning: {warning}", style="yellow")
+
+
+def tell(rows: Iterable[tuple[str, str, str]], result: Result) -> None:
+    """What, measured, goal, for people on stderr; the result as one JSON line on stdout."""
+    table = Table("what", "measured", "goal")
+    for row in rows:
+        table.add_row(*row)
+    Console(stderr=True).print(table)
+    print(json.dumps(result))
 
 
 def _latencies(result: Result) -> Table:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import random
 import re
 import signal
@@ -32,10 +31,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from bench import measures, zones
+from bench import measures, report, zones
 from bench.processes import BenchError, Cores, Result, Standoff
 from loader.etcd import Etcd
 from loader.etcd_channel import ClientOptions, EtcdError
@@ -307,11 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         except KeyboardInterrupt:
             return 130
-    table = Table("what", "measured", "goal")
-    for row in rows(result):
-        table.add_row(*row)
-    Console(stderr=True).print(table)
-    print(json.dumps(result))
+    report.tell(rows(result), result)
     return 0
 
 

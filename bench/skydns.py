@@ -29,10 +29,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from bench import measures, zones
+from bench import measures, report, zones
 from bench.processes import START_S, BenchError, Cores, Result, Standoff, run_ns
 from loader.etcd import Etcd
 from tests.support.etcd import EtcdServer, binaries
@@ -218,11 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    table = Table("what", "measured", "goal")
-    for row in rows(result):
-        table.add_row(*row)
-    Console(stderr=True).print(table)
-    print(json.dumps(result))
+    report.tell(rows(result), result)
     return 0
 
 
