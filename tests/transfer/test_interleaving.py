@@ -21,6 +21,7 @@ import pytest
 
 from shm.layout import ENCRYPTED_COUNTERS, SlotKind
 from tests.support.etcd import free_ports
+from tests.support.framing import framed
 from tests.support.instances import fresh_instance
 from tests.support.packets import query
 from tests.support.processes import wait_for
@@ -85,10 +86,6 @@ def connected(primary: Primary, encrypted: bool = False, room: int = 0, alpn: st
         context.set_alpn_protocols([alpn])
         with context.wrap_socket(sock) as wrapped:
             yield wrapped
-
-
-def framed(packet: bytes) -> bytes:
-    return len(packet).to_bytes(2, "big") + packet
 
 
 def axfr(identifier: int) -> bytes:

@@ -21,6 +21,7 @@ import pytest
 from server.passage import Passage
 from shm.board import Board
 from tests.support.etcd import free_ports
+from tests.support.framing import framed
 from tests.support.instances import fresh_instance
 from tests.support.packets import query
 from tests.support.processes import wait_for
@@ -69,10 +70,6 @@ def primary(folder: Path) -> Iterator[Primary]:
 
 def connected(primary: Primary, source: str = "127.0.0.2") -> socket.socket:
     return socket.create_connection(("127.0.0.1", primary.port), PATIENCE_S, (source, 0))
-
-
-def framed(packet: bytes) -> bytes:
-    return len(packet).to_bytes(2, "big") + packet
 
 
 def receive(sock: socket.socket) -> dns.message.Message | None:

@@ -12,8 +12,9 @@ import pytest
 from server import relays
 from server.passage import DONE, Doorkeeper
 from server.relays import MOST_A_CLIENT, Relays
+from tests.support.framing import framed
 from tests.support.packets import query
-from tests.unit.test_stream_deferred import ADDRESS, Pair, framed
+from tests.unit.test_stream_deferred import ADDRESS, Pair
 
 AXFR = query("a.example.test.", "AXFR", identifier=7)
 A = query("a.example.test.", identifier=8)

@@ -18,6 +18,7 @@ from server.policy import Moment, Policy
 from shm._atomic import Words
 from shm._table import Table
 from shm.layout import ENCRYPTED_COUNTERS, PAGE
+from tests.support.framing import framed
 from tests.support.packets import query
 from tests.support.tables import example_table
 
@@ -36,10 +37,6 @@ def reference(
     if is_deferred(packet) and not asked:
         return b""
     return answer(packet, table, POLICY, Moment(address=address, stream=True, encrypted=encrypted))
-
-
-def framed(packet: bytes) -> bytes:
-    return len(packet).to_bytes(2, "big") + packet
 
 
 class Pair:
