@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import threading
 import time
@@ -20,7 +18,7 @@ from cli import asking
 from cli.settings import Settings
 from loader.etcd import Etcd
 from shm.errors import NotRunning
-from tests.etcd.test_running import Running
+from tests.etcd.test_running import Asking, Running
 from tests.support.etcd import EtcdServer
 from tests.support.instances import fresh_instance
 from tests.torture.service import Service, free_port, wait_for
@@ -72,11 +70,6 @@ class Rolled(Running):
     def reasons(self) -> str:
         return " ".join(self.status()["verdict"]["reasons"])
 
-    def kill_loader(self) -> None:
-        pid = self.service.loader_pid
-        os.kill(pid, signal.SIGKILL)
-        wait_for("another loader is there", lambda: self.service.loader_pid not in (0, pid))
-
 
 @pytest.fixture
 def rolled(newest_binary: Path, tmp_path: Path) -> Iterator[Rolled]:
@@ -91,35 +84,6 @@ def rolled(newest_binary: Path, tmp_path: Path) -> Iterator[Rolled]:
             print(made.service.said())
 
 
-class Asking:
-    """Asks for one name all the time; what came, each kind once."""
-
-    def __init__(self, rolled: Rolled, name: str) -> None:
-        self.seen: list[list[str]] = []
-        self.count = 0
-        self._rolled, self._name = rolled, name
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        last = False
-        while not last:
-            last = self._done.is_set()  # one more after it is told: that one has the last state
-            found = self._rolled.ask(f"{self._name}.{ZONE}")
-            self.count += 1
-            if found not in self.seen:
-                self.seen.append(found)
-            time.sleep(0.002)
-
-    def __enter__(self) -> Asking:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-
 def test_back_and_on_again(rolled: Rolled) -> None:
     """The story of docs/history.md, with a loader that is killed in the middle of it."""
     rolled.host("www", "192.0.2.1")
@@ -128,7 +92,7 @@ def test_back_and_on_again(rolled: Rolled) -> None:
     rolled.until_host("www", "192.0.2.1")
     good = rolled.host("www", "192.0.2.2")
     rolled.until_host("www", "192.0.2.2")
-    with Asking(rolled, "www") as seen:
+    with Asking(rolled, f"www.{ZONE}") as seen:
         wait_for("the first answer", lambda: seen.count)
         rolled.host("www", "192.0.2.66")
         rolled.host("mail")

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sqlite3
+import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -78,6 +80,12 @@ class Running:
     def rejects(self) -> dict[str, str]:
         return {one["key"]: one["reason"] for one in self.reject_list()}
 
+    def kill_loader(self) -> None:
+        """SIGKILL; another one is at work afterwards."""
+        pid = self.service.loader_pid
+        os.kill(pid, signal.SIGKILL)
+        wait_for("another loader is there", lambda: self.service.loader_pid not in (0, pid))
+
     def loader_memory(self) -> int:
         """Octets that the loader has for itself."""
         text = Path(f"/proc/{self.service.loader_pid}/smaps_rollup").read_text()
@@ -115,6 +123,35 @@ class Running:
                 return await client.delete(key)
 
         return run_async(body())
+
+
+class Asking:
+    """Asks for one name all the time; what came, each kind once."""
+
+    def __init__(self, running: Running, name: str) -> None:
+        self.seen: list[list[str]] = []
+        self.count = 0
+        self._running, self._name = running, name
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            last = self._done.is_set()  # one more after it is told: that one has the last state
+            found = self._running.ask(self._name)
+            self.count += 1
+            if found not in self.seen:
+                self.seen.append(found)
+            time.sleep(0.002)
+
+    def __enter__(self) -> Asking:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
 
 
 @pytest.fixture
