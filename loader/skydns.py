@@ -4,13 +4,15 @@
 
 What a name answers depends on all keys at and beneath it: loader/skydns_tree.py. docs/skydns.md is the manual.
 
-Names are folded to lower case; in the hosts' names the case is kept. Unknown fields are ignored, as there: ExternalDNS
-writes `owner`. `not_before`, `not_after`, `check` and `labels` are ours (loader/attributes.py). Numbers that do not fit
-their record reject the key (CoreDNS cuts them to 16 bits).
+Names are folded to lower case; in the hosts' names the case is kept. CoreDNS's fields are known in any case, as Go
+knows them (`"TTL"`); unknown ones are ignored, as there: ExternalDNS writes `owner`. `not_before`, `not_after`, `check`
+and `labels` are ours (loader/attributes.py). Numbers that do not fit their record reject the key (CoreDNS cuts them to
+16 bits).
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from typing import Literal
@@ -56,6 +58,10 @@ class _Value(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Value).decode
+
+#: CoreDNS's fields. Go takes them in any case, the last one of several that are the same so.
+_FIELDS = ("host", "port", "priority", "weight", "text", "mail", "ttl", "targetstrip", "group")
+_CAPITAL_FIELD = re.compile(rb'"(?![a-z]*")(?i:%b)"\s*:' % "|".join(_FIELDS).encode())
 
 
 class Service:
@@ -192,7 +198,7 @@ def name_of(prefix: str, key: str) -> bytes | None:
     base = prefix.rstrip("/") + "/"
     if not key.startswith(base):
         raise Reject(f"the key does not begin with {names.shown(base)}")
-    path = key[len(base) :]
+    path = key[len(base) :].removesuffix("/")  # CoreDNS finds NAME/ at NAME
     if path == "config":
         return None
     if not path.isascii():
@@ -205,11 +211,21 @@ def name_of(prefix: str, key: str) -> bytes | None:
 
 def _value(raw: bytes) -> _Value:
     try:
-        return _decode(raw)
+        return _folded_value(raw) if _CAPITAL_FIELD.search(raw) else _decode(raw)
     except UnicodeDecodeError as error:
         raise Reject(f"the value is not UTF-8: {error.reason}") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise Reject(f"the value is not understood: {error}") from None
+
+
+def _folded_value(raw: bytes) -> _Value:
+    """A value whose fields are not all in lower case."""
+    made: dict[str, object] = {}
+    for name, given in msgspec.json.decode(raw, type=dict[str, object]).items():
+        known = name.lower() in _FIELDS
+        if not (known and given is None):  # null changes nothing
+            made[name.lower() if known else name] = given
+    return msgspec.convert(made, _Value)
 
 
 def _number(what: str, number: int | None, least: int, most: int) -> int | None:
@@ -223,9 +239,18 @@ def _host(host: str) -> tuple[int, bytes]:
     try:
         type_, wire = rdata.address(host)
     except Reject:
+        if _is_no_name(host):
+            raise Reject(f"host is neither an address nor a name: {names.shown(host)}") from None
         try:
             return rdata.CNAME, names.from_text(host, fold=False)
         except names.BadName as error:
             raise Reject(f"host is neither an address nor a name: {error}") from None
     # Go takes an IPv4 address in IPv6 form for an IPv4 address.
     return (rdata.A, wire[12:]) if wire.startswith(_MAPPED) else (type_, wire)
+
+
+def _is_no_name(host: str) -> bool:
+    """Whether a host that is no address was meant to be one, or has a port, a scheme or a mask: an alias of that leads
+    nowhere, and nobody is told. No top-level domain is a number (RFC 3696 section 2)."""
+    top = host.removesuffix(".").rpartition(".")[2]
+    return ":" in host or (top.isascii() and top.isdecimal()) or not frozenset("/%[]").isdisjoint(top)

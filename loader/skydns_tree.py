@@ -292,7 +292,7 @@ class ServiceTree:
             parts.append(views.texts_view(texts))
         pointers = [one for one in self.services.own(name) if one.kind == POINTER]
         if pointers:
-            parts.append(views.pointers_view(pointers))
+            parts += [views.pointers_view(pointers), views.texts_view(pointers)]
         return parts[0] if len(parts) == 1 else views.joined(parts)
 
     def _apex_addresses(self, apex: bytes, hosts: list[Service]) -> View:

@@ -55,6 +55,24 @@ def test_ttl(ttl: str, expected: int) -> None:
     assert decode("test/example/www", f'{{"host":"192.0.2.1","ttl":{ttl}}}').ttl == expected
 
 
+def test_fields_count_in_any_case() -> None:
+    """As Go reads them."""
+    value = '{"Host":"192.0.2.1","TTL":60,"PORT":80,"Priority":5,"weighT":7,"Mail":true,"TargetStrip":1,"GROUP":"g"}'
+    service = decode("test/example/www/a", value)
+    assert (service.type, service.data, service.ttl, service.port) == (1, ADDRESS, 60, 80)
+    assert (service.priority, service.weight, service.mail, service.group) == (5, 7, True, "g")
+    assert service.target == WWW
+    assert decode("test/example/www", '{"Text":"x"}').kind == TEXT
+    assert decode("test/example/www", '{"host":"192.0.2.2","Host":"192.0.2.1","HOST":null}').data == ADDRESS
+    assert decode("test/example/www", r'{"text":"\"Host\":","Owner":{"Port":"x"}}').kind == TEXT
+    with pytest.raises(Reject, match=r"\$\.port"):
+        decode("test/example/www", '{"host":"192.0.2.1","Port":"80"}')
+
+
+def test_a_slash_at_the_end_of_a_key_does_not_count() -> None:
+    assert decode("test/example/www/", '{"host":"192.0.2.1"}').name == WWW
+
+
 def test_long_text_is_split() -> None:
     text = decode("test/a", f'{{"text":"{"x" * 300}"}}').text
     assert (text[0], text[256], len(text)) == (255, 45, 302)
@@ -76,6 +94,11 @@ def test_names_in_reverse_zones(path: str, kind: int) -> None:
 def test_targetstrip(strip: int, target: bytes) -> None:
     assert decode("test/example/www/a", f'{{"host":"192.0.2.1","targetstrip":{strip}}}').target == target
     assert decode("test/example/www/a", f'{{"host":"b.c","targetstrip":{strip}}}').target == b"\x01b\x01c\0"
+
+
+@pytest.mark.parametrize("host", ["1.0/25.2.0.192.in-addr.arpa", "3com", "1.2.3.4.example.", "_x._tcp.a", "."])
+def test_hosts_that_are_names_all_the_same(host: str) -> None:
+    assert decode("test/example/www", f'{{"host":"{host}"}}').type == 5
 
 
 def test_reverse_names() -> None:
@@ -104,6 +127,24 @@ def test_skydns_settings_are_no_service() -> None:
         ("test/example/www", '{"host":"192.0.2.1","targetstrip":-1}', "targetstrip is 0 to"),
         ("test/example/www", '{"host":"two words"}', "neither an address nor a name"),
         ("test/example/www", '{"host":"a..b"}', "neither an address nor a name"),
+        *(
+            ("test/example/www", f'{{"host":"{host}"}}', "neither an address nor a name")
+            for host in (
+                "192.0.2.300",
+                "192.0.2.1.",
+                "192.0.2.1:80",
+                "192.0.2.1/24",
+                "2001:db8::1:",
+                "[2001:db8::1]",
+                "fe80::1%eth0",
+                "http://a.example.test",
+                "a.example.test:80",
+                "a.example.test/",
+                "80",
+                "1.2",
+            )
+        ),
+        ("test/example/www//", '{"host":"192.0.2.1"}', "in the key"),
         ("test//www", '{"host":"192.0.2.1"}', "in the key"),
         ("test/" + "x" * 64, '{"host":"192.0.2.1"}', "in the key"),
         ("", '{"host":"192.0.2.1"}', "in the key"),

@@ -230,6 +230,14 @@ CASES: dict[str, tuple[dict[str, str], Expected]] = {
         {"test/Example/WWW": '{"host":"192.0.2.1"}'},
         {("www.example.test", "A"): same("A 192.0.2.1")},
     ),
+    "a slash at the end": (
+        {"test/example/www/": '{"host":"192.0.2.1"}', "test/example/a": '{"host":"192.0.2.2"}',
+         "test/example/a/": '{"host":"192.0.2.3"}'},
+        {
+            ("www.example.test", "A"): same("A 192.0.2.1"),
+            ("a.example.test", "A"): same("A 192.0.2.2", "A 192.0.2.3"),
+        },
+    ),
     "one bad value costs its key": (
         {"test/example/www/a": '{"host":"192.0.2.1"}', "test/example/www/b": "{"},
         {("www.example.test", "A"): (["A 192.0.2.1"], []), ("b.www.example.test", "A"): (NX, NX)},
@@ -249,12 +257,13 @@ def test_answers(case: str, semantics: str) -> None:
 @pytest.mark.parametrize("semantics", ["coredns", "strict"])
 def test_reverse_zones(semantics: str) -> None:
     keys = {
-        "arpa/in-addr/10/0/0/127": '{"host":"a.example.test"}',
+        "arpa/in-addr/10/0/0/127": '{"host":"a.example.test","text":"owner"}',
         "arpa/in-addr/10/0/0/127/x": '{"host":"b.example.test"}',
         "arpa/ip6/8/b/d/0/1/0/0/2": '{"host":"v6.example.test"}',
     }
     world = World(keys, "coredns" if semantics == "coredns" else "strict", ("10.in-addr.arpa", "ip6.arpa"))
     assert world.ask("127.0.0.10.in-addr.arpa", "PTR") == ["PTR a.example.test."]
+    assert world.ask("127.0.0.10.in-addr.arpa", "TXT") == ['TXT "owner"']
     assert world.ask("x.127.0.0.10.in-addr.arpa", "PTR") == ["PTR b.example.test."]
     assert world.ask("2.0.0.1.0.d.b.8.ip6.arpa", "PTR") == ["PTR v6.example.test."]
     assert world.ask("0.10.in-addr.arpa", "PTR") == []

@@ -20,7 +20,7 @@ from tests.support.skydns import World
 
 Steps = list[list[tuple[str, str | None]]]
 
-BENEATH = ("a", "a/b", "a/b/c", "a/d", "a/*", "a/*/x", "A", "b", "b/any/c", "dns/apex", "dns/apex/a", "dns/ns/a")
+BENEATH = ("a", "a/", "a/b", "a/b/c", "a/d", "a/*", "a/*/x", "A", "b", "b/any/c", "dns/apex", "dns/apex/a", "dns/ns/a")
 PATHS = ["test/example", "test/outside", *(f"test/example/{one}" for one in BENEATH)]
 VALUES = st.one_of(
     st.just("{"),
