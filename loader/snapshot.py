@@ -21,13 +21,13 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import starmap
 from pathlib import Path
 
 from loader.model import Changes, Delete, Listing, Put
-from loader.sqlite_file import FileThread, Format, NotYet, SqliteFile, transaction
+from loader.sqlite_file import FileError, FileThread, Format, NotYet, SqliteFile, Unreadable, transaction
 
 log = logging.getLogger(__name__)
 
@@ -131,19 +131,22 @@ class Snapshot(FileThread[_Item, _Pending]):
         self.written_revision = 0
 
     def load(self) -> Saved | None:
-        """What the file holds; None if there is none, or it is another source's, or incomplete. A file that cannot be
-        read is set aside. Raises FileError if even that fails."""
-        if not self.path.exists():
-            return None
+        """What the file holds; None if there is none, or it is another source's, or incomplete. A file that is
+        damaged is set aside. None of what may be wrong with the disk is a reason not to start."""
         try:
-            with closing(self.file.connect()) as connection:
-                saved = self._read(connection)
-            if saved is not None:
-                self._stamp = self.file.stamp()
-            return saved
+            if not self.path.exists():
+                return None
+            saved = self.file.read(self._read)
         except sqlite3.DatabaseError as error:
-            self.file.set_aside(str(error))
+            with suppress(FileError):  # it is tried again before the first write, and told of then
+                self.file.set_aside(str(error))
             return None
+        except (Unreadable, OSError) as error:
+            log.error("snapshot %s cannot be read: %s; going on without", self.path, error)
+            return None
+        if saved is not None:
+            self._stamp = self.file.stamp()
+        return saved
 
     def keep(self, item: Listing | Changes, cluster_id: int, seen_ns: int) -> None:
         """Have it written soon. Returns at once."""

@@ -12,15 +12,17 @@ somebody else has written to it, and every CHECK_EVERY_S; and whether it is stil
 from __future__ import annotations
 
 import logging
+import shutil
 import sqlite3
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Generic, Protocol, TypeVar
 
 from shm.errors import StandoffError
@@ -37,6 +39,9 @@ LOOK_EVERY_S = 5.0
 CHECK_EVERY_S = 3600.0
 
 _BIG_WAL = 16 << 20  # octets that the write-ahead log may keep after one large write
+_MEMORY = Path("/dev/shm")
+
+Found = TypeVar("Found")
 
 
 class FileError(StandoffError):
@@ -45,6 +50,10 @@ class FileError(StandoffError):
 
 class NotYet(FileError):
     """What is to be written cannot be until something else has come."""
+
+
+class Unreadable(FileError):
+    """It may be a good one, but cannot be read now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,34 @@ class SqliteFile:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA journal_size_limit = {_BIG_WAL}")
         return connection
+
+    def read(self, reader: Callable[[sqlite3.Connection], Found]) -> Found:
+        """What `reader` finds in the file; also on a full or read-only disk, where SQLite cannot make the files that it
+        wants beside it. Raises Unreadable if that says nothing about the file, sqlite3.DatabaseError if it is wrong."""
+        try:
+            with closing(self.connect()) as connection:
+                return reader(connection)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise Unreadable(str(error)) from error
+        try:
+            return self._read_aside(reader)
+        except OSError as error:
+            raise Unreadable(error.strerror or str(error)) from error
+
+    def _read_aside(self, reader: Callable[[sqlite3.Connection], Found]) -> Found:
+        """Nobody writes, and nothing can be written here."""
+        log_file = self.path.with_name(f"{self.path.name}-wal")
+        if not (log_file.exists() and log_file.stat().st_size):
+            self.path.open("rb").close()  # SQLite would not say why it may not
+            uri = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"
+            with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+                return reader(connection)
+        with TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+            for one in (self.path, log_file):
+                shutil.copyfile(one, Path(folder, one.name))
+            with closing(sqlite3.connect(Path(folder, self.path.name), isolation_level=None)) as connection:
+                return reader(connection)
 
     def check(self, connection: sqlite3.Connection) -> int:
         """The version, this one or one that can be upgraded. Raises sqlite3.DatabaseError for a file of another
