@@ -164,7 +164,7 @@ class _Tokenizer(dns.tokenizer.Tokenizer):
     def __init__(self, file: Any, filename: str, reader: _Reader) -> None:
         super().__init__(file, filename)
         self._reader = reader
-        self._names_file = False
+        self._names_file = self._generates = False
         self._line = 1
         self.near = ""
 
@@ -186,5 +186,12 @@ class _Tokenizer(dns.tokenizer.Tokenizer):
             target = Path(self.filename).parent / token.value
             self._reader.included.append(target)
             token.value = str(target)
-        self._names_file = want_leading and token.is_identifier() and token.value.upper() == "$INCLUDE"
+        if want_leading:
+            directive = token.value.upper() if token.is_identifier() else ""
+            self._generates, self._names_file = directive == "$GENERATE", directive == "$INCLUDE"
+        else:
+            self._names_file = False
+        if self._generates and token.is_quoted_string():
+            # Data of several words: BIND wants it quoted, dnspython takes it as a word only.
+            token.ttype = dns.tokenizer.IDENTIFIER
         return token

@@ -48,13 +48,13 @@ def read(text: str, zones: Collection[bytes] = ()) -> Gathered:
                 found.append(_record(line, origin, ttl))
         except (Reject, names.BadName) as error:
             problems.append(Remark(f"line {number}", str(error)))
-        except _Dynamic as dynamic:
-            problems.append(Remark(dynamic.where, dynamic.reason, dynamic.owner))
+        except _Refused as refused:
+            problems.append(Remark(f"{refused.where} (line {number})", refused.reason, refused.owner))
     return gather(found, known, problems)
 
 
-class _Dynamic(Exception):
-    """A line that PowerDNS understands and a zone cannot hold."""
+class _Refused(Exception):
+    """A record that is not taken over, by name."""
 
     def __init__(self, where: str, reason: str, owner: bytes) -> None:
         super().__init__(where, reason, owner)
@@ -66,12 +66,18 @@ def _record(line: str, origin: bytes, default: int) -> Record:
     if match is None:
         raise Reject(f"{names.shown(line)} is not NAME TTL IN TYPE DATA")
     name, ttl, type_text, content = match.groups()
+    owner = names.from_text(name, origin)
+    where = f"{name} {type_text.upper()}"
     if type_text.upper() in DYNAMIC:
-        where = f"{name} {type_text.upper()}"
-        raise _Dynamic(where, DYNAMIC[type_text.upper()], names.from_text(name, origin))
-    type_ = rdata.type_number(type_text)
-    data = rdata.from_text(type_, content or "", origin)
-    return Record(None, names.from_text(name, origin), type_, _ttl(ttl) if ttl else default, data)
+        raise _Refused(where, DYNAMIC[type_text.upper()], owner)
+    try:
+        type_ = rdata.type_number(type_text)
+        data = rdata.from_text(type_, content or "", origin)
+        return Record(None, owner, type_, _ttl(ttl) if ttl else default, data)
+    except Reject as reject:
+        if ttl is None:  # prose, most likely
+            raise
+        raise _Refused(where, str(reject), owner) from None
 
 
 def _ttl(text: str) -> int:

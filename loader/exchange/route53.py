@@ -5,8 +5,9 @@ Names and texts have octets as three octal digits (`\\052` is `*`), where zone f
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from loader.exchange.sets import Gathered, Remark, gather
 from loader.model import MAX_TTL, Record, Reject
 
 _OCTAL = re.compile(r"\\([0-3][0-7]{2})")
+_SPACE = re.compile(r"\s*")
 _ESCAPE = re.compile(r"\\([0-3][0-7]{2}|.)", re.DOTALL)
 
 #: What makes the answer depend on who asks, or on chance, or on health checks.
@@ -38,6 +40,7 @@ class _Set(msgspec.Struct):
     AliasTarget: dict[str, Any] | None = None
     SetIdentifier: str | None = None
     TrafficPolicyInstanceId: str | None = None
+    HealthCheckId: str | None = None
     Weight: Any = None
     Region: Any = None
     GeoLocation: Any = None
@@ -51,34 +54,60 @@ class _Page(msgspec.Struct):
     ResourceRecordSets: list[_Set]
     IsTruncated: bool = False
     NextToken: str | None = None
+    NextRecordName: str | None = None
+    NextRecordType: str | None = None
+
+    def goes_on_in(self, page: _Page) -> bool:
+        """Whether `page` begins where this one was cut off."""
+        first = page.ResourceRecordSets[:1]
+        return [(one.Name, one.Type) for one in first] == [(self.NextRecordName, self.NextRecordType)]
 
 
 def read(raw: bytes, zones: Collection[bytes] = ()) -> Gathered:
     """Everything in the listing. Raises Reject if it is none."""
     found: list[Record] = []
     problems: list[Remark] = []
-    for page in _pages(raw):
-        if page.IsTruncated or page.NextToken:
+    notes: list[Remark] = []
+    pages = _pages(raw)
+    for number, page in enumerate(pages, 1):
+        follows = any(map(page.goes_on_in, pages[number : number + 1]))
+        if page.NextToken or (page.IsTruncated and not follows):
             problems.append(Remark("the listing", "is not complete: list again without --max-items and --no-paginate"))
         for one in page.ResourceRecordSets:
+            title = f"{_decimal(one.Name)} {one.Type}"
             try:
                 found += _records(one)
             except (Reject, names.BadName) as error:
-                problems.append(Remark(f"{_decimal(one.Name)} {one.Type}", str(error), _owner(one)))
-    return gather(found, zones, problems)
+                problems.append(Remark(title, str(error), _owner(one)))
+                continue
+            if one.HealthCheckId is not None:
+                notes.append(Remark(title, f"without its health check {one.HealthCheckId}: see docs/filters.md"))
+    result = gather(found, zones, problems)
+    result.notes += notes
+    return result
 
 
 def _pages(raw: bytes) -> list[_Page]:
+    """One listing, several in a row, or a list of them."""
     try:
-        return [msgspec.json.decode(raw, type=_Page)]
-    except msgspec.DecodeError as error:
-        first = error
-    try:  # several listings in a row, or in a list
-        text = raw.strip()
-        joined = text if text.startswith(b"[") else b"[" + re.sub(rb"\}\s*\{", b"},{", text) + b"]"
-        return msgspec.json.decode(joined, type=list[_Page])
-    except msgspec.DecodeError:
-        raise Reject(f"this is no listing of Route 53: {first}") from None
+        values = list(_values(raw.decode(json.detect_encoding(raw))))
+        pages = [page for value in values for page in (value if isinstance(value, list) else [value])]
+        if not pages:
+            raise Reject("this is no listing of Route 53: there is nothing in it")
+        return msgspec.convert(pages, list[_Page])
+    except Reject:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise Reject(f"this is no listing of Route 53: {error}") from None
+
+
+def _values(text: str) -> Iterator[Any]:
+    """The values of a text that holds several, with white space or nothing between them. Raises ValueError."""
+    decode = json.JSONDecoder().raw_decode
+    at = 0
+    while (at := _SPACE.match(text, at).end()) < len(text):  # type: ignore[union-attr]
+        value, at = decode(text, at)
+        yield value
 
 
 def _records(one: _Set) -> list[Record]:

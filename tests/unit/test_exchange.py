@@ -279,8 +279,11 @@ def test_powerdns() -> None:
         "www.example.test. AAAA", "second.test. SOA",
     ]  # fmt: skip
     told = {one.where: one.reason for one in found.problems}
-    assert set(told) == {"example.test ALIAS", "www.example.test LUA", "line 9", "line 10"}
-    assert "192.0.2" not in told["line 9"]
+    assert set(told) == {
+        "example.test ALIAS (line 4)", "www.example.test LUA (line 6)", "bad.example.test A (line 9)", "line 10",
+    }  # fmt: skip
+    owners = {one.owner for one in found.problems}
+    assert owners == {ZONE, None, *(names.from_text(name, ZONE) for name in ("www", "bad"))}
 
 
 def test_powerdns_zone_names_alone() -> None:
@@ -330,9 +333,31 @@ def test_route53() -> None:
 def test_route53_in_pieces() -> None:
     pages = aws(SOA53) + b"\n" + aws(plain_set("www.example.test.", "A", "192.0.2.1"))
     assert len(whole(route53.read(pages))) == 2
-    assert route53.read(aws(SOA53, IsTruncated=True)).problems[0].where == "the listing"
+    cut = aws(SOA53, IsTruncated=True, NextRecordName="www.example.test.", NextRecordType="A")
+    assert route53.read(cut).problems[0].where == "the listing"
+    www = plain_set("www.example.test.", "A", "192.0.2.1")
+    assert len(whole(route53.read(cut + aws(www)))) == 2
+    assert len(whole(route53.read(b"[" + cut + b"," + aws(www) + b"]"))) == 2
+    for gap in (aws(plain_set("www.example.test.", "TXT", '"x"')), aws(), cut):
+        assert "the listing" in {one.where for one in route53.read(cut + gap).problems}
+    assert route53.read(aws(SOA53, NextToken="x") + aws(www)).problems[0].where == "the listing"
+
+
+def test_texts_with_braces_are_no_seam_of_listings() -> None:
+    text = plain_set("t.example.test.", "TXT", '"{a} {b}"')
+    assert whole(route53.read(aws(SOA53, text) + b"\n" + aws()))[1].data == (rdata.txt(["{a} {b}"]),)
+
+
+def test_route53_health_checks_are_told() -> None:
+    found = route53.read(aws(SOA53, plain_set("www.example.test.", "A", "192.0.2.1", HealthCheckId="c0ffee")))
+    assert len(found.sets) == 2
+    assert [(one.where, "c0ffee" in one.reason) for one in found.notes] == [("www.example.test. A", True)]
+
+
+@pytest.mark.parametrize("raw", [b"[1,2", b"", b" ", b"[]", b"[1]", b"{}", b'{"ResourceRecordSets":5}', b"\xff\xfe"])
+def test_what_is_no_listing(raw: bytes) -> None:
     with pytest.raises(Reject, match="no listing of Route 53"):
-        route53.read(b"[1,2")
+        route53.read(raw)
 
 
 # ---------------------------------------------------------------- what is no export

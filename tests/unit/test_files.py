@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loader import jsonlines, names, zonefile
+from loader import jsonlines, names, rdata, zonefile
 from loader.feed import Update
 from loader.files import FileSource
 from loader.model import DEFAULT_TTL, Record, Reject
@@ -140,6 +140,18 @@ def test_errors_name_file_and_line(tmp_path: Path, clock: Clock, text: str, line
     assert message.startswith(f"{path}:{line}: ")
     assert reason in message
     assert "\n" not in message
+
+
+def test_generated_data_may_have_several_words(tmp_path: Path, clock: Clock) -> None:
+    """As BIND has it: in quotes."""
+    text = '$GENERATE 1-2 m$ 60 MX "10 host$"\n$GENERATE 1-2 t$ TXT "one $ three" ; said\nlast TXT "a b"\n'
+    path = clock.write(tmp_path / "x.zone", HEAD + text)
+    found = zonefile.ZoneFile()
+    zonefile.read(path, (), found)
+    data = {key.partition(".")[0]: records[0].rdata for key, records in found.records.items()}
+    assert data["m2"] == b"\0\x0a\x05host2\x07example\x04test\0"
+    assert data["t1"] == rdata.txt(["one", "1", "three"])
+    assert data["last"] == rdata.txt(["a b"])
 
 
 def test_includes_are_relative_to_their_file_and_watched(tmp_path: Path, clock: Clock) -> None:
