@@ -11,6 +11,7 @@ What is down and does not even refuse takes `timeout` longer to be found.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import resource
@@ -35,6 +36,8 @@ SPREAD_S = 0.001
 JITTER = 0.1
 #: Octets of an HTTP answer's first line.
 MOST_LINE = 4096
+#: Errors that say nothing about a target: what we, or this machine, have run out of.
+OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class State:
@@ -119,7 +122,11 @@ async def look(target: Target) -> str | None:
     except ssl.SSLError as error:
         return f"TLS: {getattr(error, 'verify_message', '') or error.reason or error}"
     except OSError as error:
+        if error.errno in OURS:
+            return None
         return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+    except Exception as error:  # a target that nobody looks at any more would stay as it is for ever
+        return f"{type(error).__name__}: {error}"
 
 
 async def _connect(target: Target) -> str:

@@ -31,7 +31,8 @@ RISE, FALL, MOST_IN_A_ROW = 2, 3, 100
 _URL = re.compile(r"(tcp|http|https)://(\[[0-9A-Fa-f:.]+\]|\{address\}|[0-9.]+)(?::([0-9]{1,5}))?(/[!-~]*)?")
 #: What goes into a request's head: nothing that could begin another line.
 _HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}")
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
+#: Labels that a TLS handshake can name: neither empty nor too long.
+_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _PORTS = {"http": 80, "https": 443}
 _MOST_PATH = 1024
 

@@ -108,6 +108,8 @@ def test_addresses_of_both_families() -> None:
         ({"check": {"url": "http://{address}/", "host": "a\r\nb"}}, "host"),
         ({"check": {"url": "tcp://{address}:1", "host": "a"}}, "status and host"),
         ({"check": {"url": "http://{address}/", "sni": "a"}}, "sni and verify"),
+        ({"check": {"url": "https://{address}/", "sni": "www..example.test"}}, "is not a host's name"),
+        ({"check": {"url": "https://{address}/", "sni": "x" * 64 + ".test"}}, "is not a host's name"),
         ({"check": {"url": "http://{address}/", "retries": 1}}, "retries"),
     ],
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,48 @@ def test_who_was_held_up_knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def body() -> None:
         assert await checker.look(target()) is None
+
+    run_async(body())
+
+
+def test_a_machine_without_free_descriptors_knows_nothing() -> None:
+    async def body() -> None:
+        async with serving(OK) as (port, _):
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            taken = [os.open(os.devnull, os.O_RDONLY)]
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 1, hard))
+                with suppress(OSError):
+                    while True:
+                        taken.append(os.dup(taken[0]))
+                assert await checker.look(target(f"tcp://127.0.0.1:{port}")) is None
+            finally:
+                for one in taken:
+                    os.close(one)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert await checker.look(target(f"tcp://127.0.0.1:{port}")) == ""
+
+    run_async(body())
+
+
+def test_what_nobody_expects_is_an_error_of_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not end the task that looks at a target: that would be up, or down, for ever."""
+
+    async def odd(_: Target) -> str:
+        return "www..example.test".encode("idna").decode()
+
+    monkeypatch.setattr(checker, "_connect", odd)
+
+    async def body() -> None:
+        made = Checker(1)
+        made.watch([(target(interval=0.2, timeout=0.1, fall=3), None)])
+        news: list[tuple[str, bool | None, str]] = []
+        async with asyncio.timeout(10):
+            while not news or news[-1][1] is not False:
+                await asyncio.sleep(0.01)
+                news += made.news()
+        assert "label empty" in news[-1][2]
+        made.forget([news[-1][0]])
 
     run_async(body())
 
