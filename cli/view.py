@@ -196,8 +196,10 @@ def _why_degraded(status: Status) -> Iterator[str]:
     if loader.alive and loader.names_unfiltered:
         why = notes.about(loader.note, "is bypassed at")
         yield f"a filter is bypassed at {counted(loader.names_unfiltered, 'name')}: {why}"
-    if loader.alive and (kinds := [kind for kind in STATE_KINDS if getattr(loader, f"{kind}_unwritable")]):
-        yield from notes.of_states(loader.note) or [f"{', '.join(kinds)} cannot be written: look into the log"]
+    if loader.alive:
+        kinds = [kind for kind in STATE_KINDS if getattr(loader, f"{kind}_unwritable")]
+        unknown = [f"{', '.join(kinds)} cannot be written: look into the log"] if kinds else []
+        yield from notes.of_states(loader.note) or unknown
     yield from _why_held(loader)
     if loader.write_lock_held is not None and loader.write_lock_held > LEAK_AFTER_S:
         yield f"the loader (pid {loader.pid}) has held the write lock for {loader.write_lock_held:.2f} s"

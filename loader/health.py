@@ -29,6 +29,8 @@ SILENT_AFTER_S = 10.0
 RETRY_FIRST_S, RETRY_MOST_S, STABLE_AFTER_S = 0.1, 10.0, 30.0
 #: How often the file is written at most, and how old a file may be to tell what is down.
 SAVE_EVERY_S, STALE_AFTER_S = 1.0, 3600.0
+#: What is down stays so for days: the file is written so often though nothing has changed. After a write that failed.
+RENEW_EVERY_S, RETRY_S = 600.0, 5.0
 #: Flips logged one by one at a time; of more, only the number.
 LOGGED = 20
 #: Targets in one reply: with their names some 200 octets each, and a client takes 64 KiB.
@@ -88,6 +90,7 @@ class Health:
         self.flips = 0
         self.starts = 0
         self.trouble = ""
+        self.unwritten = ""  # why the file is not as it should be; for people
 
     # ------------------------------------------------------------ for filters
 
@@ -225,8 +228,8 @@ class Health:
 
     @property
     def keeps(self) -> bool:
-        """Whether an operator's word outlives this loader."""
-        return self._path is not None
+        """Whether an operator's word outlives this loader, as far as is known."""
+        return self._path is not None and not self.unwritten
 
     def page(self, after: str, names_at: Callable[[str], list[str]]) -> tuple[list[Row], str | None]:
         """Targets that sort behind `after`, and behind what to go on; None: that was all."""
@@ -255,9 +258,12 @@ class Health:
 
     async def _save_on(self) -> None:
         while self._path is not None:
-            await self._unsaved.wait()
-            await self._save()
-            await asyncio.sleep(SAVE_EVERY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_EVERY_S):
+                    await self._unsaved.wait()
+            if self._unsaved.is_set() or any(state.up is False for state in self._states.values()):
+                await self._save()
+            await asyncio.sleep(RETRY_S if self.unwritten else SAVE_EVERY_S)
 
     async def _save(self) -> None:
         if self._path is None:
@@ -271,7 +277,16 @@ class Health:
         try:
             await asyncio.shield(self._writing)
         except OSError as error:
-            log.error("cannot write %s: %s; what was set by hand is lost at the end", self._path, error.strerror)
+            self._unsaved.set()
+            if not self.unwritten:
+                log.error("cannot write %s: %s; what was set by hand is lost at the end", self._path, error.strerror)
+            self.unwritten = (
+                f"{self._path} cannot be written: {error.strerror}; what was set by hand is lost at the end"
+            )
+        else:
+            if self.unwritten:
+                log.info("%s is written again", self._path)
+            self.unwritten = ""
 
 
 def _word(up: bool | None) -> str:

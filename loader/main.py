@@ -316,7 +316,8 @@ class _Loader:
         lines = [notes.of_source(url, s.error) for url, s in told if s.error]
         lines += [restored.note()] if restored else []
         imaged, recorded = (kept.error if kept else "" for kept in (self._imager, self._history))
-        lines += map(notes.of_state, show_unwritten(words, states, imaged, recorded, self._warden.error))
+        unwritten = show_unwritten(words, states, imaged, recorded, self._warden.error)
+        lines += [notes.of_state(one) for one in [*unwritten, self._filters.unwritten] if one]
         writer.note(notes.join([*lines, self._filters.note(), self._warden.note()]))
 
 

@@ -48,7 +48,7 @@ def command(settings: Settings, action: str | None, target: str | None, state: s
     for one in done.targets:
         output.data(f"{one}  {state}")
     if not done.kept:
-        output.message("it lasts until the loader ends: there is no state_dir to keep it in")
+        output.message("it lasts until the loader ends: there is no state_dir that it can be written to")
     _tell_all_down(done.all_down)
     return Exit.DONE
 

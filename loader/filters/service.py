@@ -125,6 +125,11 @@ class FilterService:
             found = f"{found}; {said}" if found else said
         return found
 
+    @property
+    def unwritten(self) -> str:
+        """Why what is known of targets is not on disk; empty if it is."""
+        return self._health.unwritten
+
     def taken(self, owner: bytes) -> list[dict[str, Any]]:
         """What filters took away from a name, and why."""
         reasons = self._reasons(owner)

@@ -324,6 +324,7 @@ def worker(number: int, **values: Any) -> Change:
         (loader(state="stale", note="answers come from x"), "degraded", "cannot be read: answers come from x"),
         (loader(state="stale", note="change 4 is held: x"), "degraded", "cannot be read: answers are from the last"),
         (loader(history_unwritable=1, note="state: history x: full"), "degraded", "degraded: history x: full"),
+        (loader(note="state: x-health.json: full"), "degraded", "degraded: x-health.json: full"),
         (loader(image_unwritable=1), "degraded", "image cannot be written: look into the log"),
         (loader(heartbeat_age=9.0), "degraded", "the loader has not moved for 9 s"),
         (loader(write_lock_held=0.5), "degraded", "the loader (pid 1) has held the write lock for 0.50 s"),

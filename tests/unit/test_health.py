@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loader import targets
+from loader import health, targets
 from loader.health import PAGE_BYTES, STALE_AFTER_S, Health
 from loader.targets import Options, Target
 from tests.support.mirroring import run_async
@@ -110,6 +110,53 @@ def test_the_file_tells_the_next_one(tmp_path: Path) -> None:
     os.utime(path, (0, time.time() - STALE_AFTER_S - 1))
     late = Stand(path, ONE, TWO)
     assert (late.health.is_up(ONE.text), late.health.is_up(TWO.text)) == (None, False)
+
+
+def test_what_has_been_down_for_days_is_known_to_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing turns meanwhile: the file must not look as if nobody had looked after it."""
+    monkeypatch.setattr(health, "RENEW_EVERY_S", 0.05)
+    monkeypatch.setattr(health, "SAVE_EVERY_S", 0.01)
+    path = tmp_path / "x-health.json"
+    stand = Stand(path, ONE, TWO)
+    stand.health._hear([(ONE.text, False, "refused")])
+
+    async def body() -> None:
+        task = asyncio.create_task(stand.health._save_on())
+        async with asyncio.timeout(10):
+            while not path.exists():
+                await asyncio.sleep(0.01)
+            os.utime(path, (0, time.time() - STALE_AFTER_S - 1))
+            while time.time() - path.stat().st_mtime > STALE_AFTER_S:
+                await asyncio.sleep(0.01)
+        task.cancel()
+
+    run_async(body())
+    later = Stand(path, ONE, TWO)
+    assert (later.health.is_up(ONE.text), later.health.is_up(TWO.text)) == (False, None)
+
+
+def test_a_word_that_cannot_be_written_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "RETRY_S", 0.01)
+    path = tmp_path / "x-health.json"
+    in_the_way = path.with_name(f"{path.name}.new")  # a folder cannot be unlinked: so does a disk that is read-only
+    in_the_way.mkdir()
+    stand = Stand(path, ONE, TWO)
+
+    async def body() -> None:
+        task = asyncio.create_task(stand.health._save_on())
+        async with asyncio.timeout(10):
+            stand.health.force(ONE.text, "down")
+            while not stand.health.unwritten:
+                await asyncio.sleep(0.01)
+            assert not stand.health.keeps
+            in_the_way.rmdir()
+            while stand.health.unwritten:
+                await asyncio.sleep(0.01)
+            assert stand.health.keeps
+        task.cancel()
+
+    run_async(body())
+    assert Stand(path, ONE).health.is_up(ONE.text) is False
 
 
 def test_the_last_word_is_kept_though_the_loader_ends_at_once(tmp_path: Path) -> None:
