@@ -52,7 +52,7 @@ class Helper:
             try:
                 ours.setblocking(False)
                 process = subprocess.Popen(
-                    [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid()), *arguments],
+                    [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(os.getpid()), *arguments],
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
                     env=_environment(),
                 )  # fmt: skip
