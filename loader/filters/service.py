@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: The clock may be set: nobody sleeps for longer than this without a look at it.
 LONGEST_SLEEP_S = 1.0
+#: What counts as that; less is the clock's own business.
+CLOCK_STEP_S = 0.5
 #: At most this often does time alone cause a swap: names with weights draw at any moment.
 LEAST_PAUSE_S = 0.5
 #: What filters of others may take to start before the first table is published; later nobody waits for them.
@@ -82,7 +84,15 @@ class FilterService:
             group.create_task(self._watch_clock())
 
     async def _watch_clock(self) -> None:
+        ahead = time.time() - time.monotonic()
         while True:
+            before, ahead = ahead, time.time() - time.monotonic()
+            if abs(ahead - before) > CLOCK_STEP_S:
+                # Back, above all: what has been done for a time that was none would be undone when a key changes.
+                log.warning(
+                    "the clock was set by %+.1f s: all names with attributes are looked at again", ahead - before
+                )
+                self._back()
             pause = self.bank.due - time.time()
             if pause <= 0:
                 self._wake()

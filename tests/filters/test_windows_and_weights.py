@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.filters.stage import Stage
+from tests.support.clock import Clock
 
 MakeStage = Callable[..., Stage]
 
@@ -53,3 +55,25 @@ def test_without_filters_attributes_mean_nothing(make_stage: MakeStage) -> None:
     stage = make_stage("--filters", "none")
     stage.put(www={"data": [{"data": "192.0.2.1", "not_after": 5}, {"data": "192.0.2.2", "weight": 0}], "weight": 1})
     stage.until("all are there", lambda: stage.of("www") == ["192.0.2.1", "192.0.2.2"])
+
+
+def test_a_clock_that_is_set_back(make_stage: MakeStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that boots with a clock which is ahead closes windows too early."""
+    clock = Clock(tmp_path)
+    clock.set(7200)
+    for name, value in clock.environment.items():
+        monkeypatch.setenv(name, value)
+    stage = make_stage()
+    now = time.time()
+    stage.put(
+        closed={"data": "192.0.2.1", "not_after": now + 3600},
+        open={"data": "192.0.2.2", "not_before": now + 3600},
+    )
+    stage.until("two hours ahead", lambda: stage.of("open") == ["192.0.2.2"])
+    assert stage.of("closed") == []
+    clock.set(0)
+    stage.until("the window is not closed yet", lambda: stage.of("closed") == ["192.0.2.1"])
+    assert stage.of("open") == []
+    clock.set(86400)
+    stage.until("a day ahead", lambda: stage.of("open") == ["192.0.2.2"])
+    assert stage.of("closed") == []
