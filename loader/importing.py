@@ -17,6 +17,7 @@ from loader.etcd_url import EtcdUrl
 from loader.exchange import powerdns, route53, written
 from loader.exchange.keys import Change, batches
 from loader.exchange.sets import Gathered, Remark, gather, join
+from loader.exchange.signed import unsign
 from loader.feed import Feed, etcd_feed
 from loader.files import FileStatus
 from loader.model import Changes, Listing, Put, Record, Reject
@@ -51,6 +52,7 @@ def read(
     else:
         found = _read(source, format, zones, standard_input)
     if format in _MUTE:
+        found = unsign(found)
         found.mute = {(one.owner, one.type) for one in found.sets}
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from loader.exchange.keys import Change
     from loader.exchange.sets import Gathered
     from loader.importing import Place
+    from loader.model import Put
 
 EXAMPLES = """\
 Examples:
@@ -67,6 +69,7 @@ def command(
     import asyncio
 
     from loader.exchange.keys import entries, muted
+    from loader.exchange.served import alone, remarks
 
     if (dry_run or delete) and to is None:
         raise click.UsageError("--dry-run and --delete compare with what is in etcd: give --to URL")
@@ -74,9 +77,12 @@ def command(
     found = read_all(settings, sources, format)
     prefix = place.url.prefix if place is not None else PREFIX
     wanted, unwritable = entries(prefix, found.sets)
-    problems = [*found.problems, *unwritable]
+    said = alone(prefix, wanted)
+    for key in said.refused:
+        del wanted[key]
+    problems = [*found.problems, *unwritable, *remarks(prefix, said.refused)]
     tell([f"not taken over: {one.where}: {one.reason}" for one in problems])
-    tell([f"note: {one.where}: {one.reason}" for one in found.notes])
+    tell([f"note: {one.where}: {one.reason}" for one in [*found.notes, *remarks(prefix, said.changed)]])
     if not wanted:
         output.message("there is nothing to import")
         return Exit.FAILED
@@ -94,7 +100,7 @@ def command(
     zones = found.zones if delete and not blind else set()
     report = {"problems": len(problems)} if as_json else None
     rules = zones, spared, muted(prefix, found, wanted)
-    status = asyncio.run(_bring(place, wanted, rules, dry_run, report))
+    status = asyncio.run(_bring(place, wanted, rules, dry_run, report, said.changed.keys()))
     return Exit.FAILED if blind else status
 
 
@@ -154,12 +160,14 @@ async def _bring(
     rules: tuple[set[bytes], set[bytes], set[str]],
     dry_run: bool,
     report: dict[str, Any] | None,
+    told: Collection[str],
 ) -> int:
     """Compare with etcd, show or write what differs.
 
     rules   zones that lose the keys that are not wanted; names in them that do not; keys whose attributes the input
             cannot say
     report  print JSON, with these fields in it
+    told    keys of which it has been said that they are changed or hidden
     """
     from cli.progress import Progress
     from loader.etcd_channel import EtcdError
@@ -174,6 +182,7 @@ async def _bring(
         counts["unchanged"] = len(wanted) - counts["added"] - counts["changed"]
         if bare := bared(place.url.prefix, changes):
             output.message(f"{bare} values {'would ' if dry_run else ''}lose their attributes: the input has none")
+        _tell_later(place.url.prefix, puts, changes, told)
         failed: EtcdError | None = None
         if dry_run:
             if report is None:
@@ -197,6 +206,17 @@ async def _bring(
     done = f"would be: {summary}" if dry_run else f"{summary}; revision {written.revision or revision}"
     output.message(f"{place.url.prefix}: {done}")
     return Exit.DONE
+
+
+def _tell_later(prefix: str, puts: list[Put], changes: list[Change], told: Collection[str]) -> None:
+    """What will come of the changes beside the keys that are there and stay."""
+    from loader.exchange.served import afterwards, remarks
+
+    said = afterwards(prefix, puts, changes)
+    refused = remarks(prefix, said.refused)
+    tell([f"not answered beside what etcd has: {one.where}: {one.reason}; delete one of them" for one in refused])
+    fresh = {key: reason for key, reason in said.changed.items() if key not in told}
+    tell([f"note: beside what etcd has: {one.where}: {one.reason}" for one in remarks(prefix, fresh)])
 
 
 SIGNS = {"+": "added", "~": "changed", "-": "removed"}

@@ -14,8 +14,14 @@ from loader.exchange.sets import Gathered, Remark, gather
 from loader.model import DEFAULT_TTL, MAX_TTL, Record, Reject
 
 _LINE = re.compile(r"(\S+)\s+(?:(\d+)\s+)?(?:IN\s+)?([A-Za-z][A-Za-z0-9-]*)(?:\s+(.*))?", re.IGNORECASE)
+#: A quoted string, and what stands for one octet in it.
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_UNIT = re.compile(r"\\[0-9]{3}|\\?.")
 #: What the tool says of itself.
 _CHATTER = re.compile(r"\[(info|warning|error)\]|all zonecount", re.IGNORECASE)
+
+#: TXT and SPF.
+_TEXTS = frozenset((rdata.TXT, 99))
 
 #: What PowerDNS makes answers of when it is asked; we hold answers only.
 DYNAMIC = {
@@ -72,12 +78,29 @@ def _record(line: str, origin: bytes, default: int) -> Record:
         raise _Refused(where, DYNAMIC[type_text.upper()], owner)
     try:
         type_ = rdata.type_number(type_text)
-        data = rdata.from_text(type_, content or "", origin)
+        data = rdata.from_text(type_, _cut(content or "") if type_ in _TEXTS else content or "", origin)
         return Record(None, owner, type_, _ttl(ttl) if ttl else default, data)
     except Reject as reject:
         if ttl is None:  # prose, most likely
             raise
         raise _Refused(where, str(reject), owner) from None
+
+
+def _cut(content: str) -> str:
+    """TXT data with strings of 255 octets at most: PowerDNS takes longer ones, and cuts them when it answers."""
+    if not content.startswith('"'):
+        return content
+    if not content.isascii():
+        octets = content.encode("utf-8", "surrogateescape")
+        content = "".join(chr(octet) if octet < 0x80 else f"\\{octet:03d}" for octet in octets)
+    return _QUOTED.sub(lambda match: " ".join(_pieces(match[1])), content)
+
+
+def _pieces(string: str) -> list[str]:
+    units = _UNIT.findall(string)
+    return [
+        '"' + "".join(units[at : at + rdata.MAX_STRING]) + '"' for at in range(0, len(units) or 1, rdata.MAX_STRING)
+    ]
 
 
 def _ttl(text: str) -> int:

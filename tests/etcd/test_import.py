@@ -148,11 +148,33 @@ def test_from_skydns(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
     assert json.loads(found["/example.test/alias/CNAME"])["data"] == ["www.example.test."]
 
 
+def test_what_would_not_be_answered_is_told_before_it_is_written(
+    shared_etcd: EtcdServer, prefix: str, target: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "example.test.zone"
+    path.write_text(ZONE + "c CNAME www\nc TXT x\nd DNAME other.test.\nx.d A 192.0.2.3\n@ NSEC www A\n")
+    fill(
+        shared_etcd, {f"{prefix}/example.test/www/CNAME": b"other.test.", f"{prefix}/example.test/y.d/A": b"192.0.2.4"}
+    )
+    for more in (["--dry-run"], []):
+        result = call("import", str(path), "--to", target, *more)
+        assert result.exit_code == 0
+        told = result.stderr.splitlines()
+        assert any("not taken over: c.example.test. TXT: other data beside a CNAME" in line for line in told)
+        assert any("not answered beside what etcd has: www.example.test. A: " in line for line in told)
+        assert any("note: beside what etcd has: y.d.example.test. A: " in line for line in told)
+        assert sum("x.d.example.test. is hidden by a DNAME above it" in line for line in told) == 1
+        assert any("left out: 1 NSEC" in line for line in told)
+    found = content(shared_etcd, prefix)
+    assert {f"{prefix}/example.test/{key}" for key in ("c/CNAME", "x.d/A", "www/A")} <= found.keys()
+    assert not {f"{prefix}/example.test/{key}" for key in ("c/TXT", "@/NSEC")} & found.keys()
+
+
 def test_strict_changes_nothing(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
     dump = "example.test 60 IN SOA a b 1 2 3 4 5\nexample.test 60 IN ALIAS x.test\nw.example.test 60 IN A 192.0.2.1\n"
     strict = call("import", "-", "--from", "powerdns", "--to", target, "--strict", stdin=dump)
     assert strict.exit_code == 1
-    assert "not taken over: example.test ALIAS: PowerDNS looks the target up" in strict.stderr
+    assert "not taken over: example.test ALIAS (line 2): PowerDNS looks the target up" in strict.stderr
     assert content(shared_etcd, prefix) == {}
     assert call("import", "-", "--from", "powerdns", "--to", target, stdin=dump).exit_code == 0
     assert len(content(shared_etcd, prefix)) == 2
@@ -163,7 +185,7 @@ def test_delete_spares_what_could_not_be_taken_over(shared_etcd: EtcdServer, pre
     fill(shared_etcd, {by_hand: b"192.0.2.1", f"{prefix}/example.test/old/A": b"192.0.2.8"})
     dump = "example.test 60 IN SOA a b 1 2 3 4 5\nexample.test 60 IN ALIAS x.test\n"
     arguments = ("import", "-", "--from", "powerdns", "--to", target, "--delete")
-    unreadable = call(*arguments, stdin=dump + "w.example.test 60 IN A nonsense\n")
+    unreadable = call(*arguments, stdin=dump + "what is this?\n")
     assert unreadable.exit_code == 1
     assert "nothing is removed" in unreadable.stderr
     assert len(content(shared_etcd, prefix)) == 3

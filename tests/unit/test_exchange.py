@@ -1,17 +1,16 @@
-"""Everything that is written reads back as the same records; other servers' formats, example by example."""
+"""Everything that is written reads back as the same records."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader import importing, names, rdata, records
-from loader.exchange import keys, powerdns, route53, written
+from loader.exchange import keys, powerdns, written
 from loader.exchange.sets import Gathered, RecordSet, from_nodes, gather, records_of, set_order
 from loader.exchange.text import item, zone_text
 from loader.model import DEFAULT_TTL, Put, Record, Reject
@@ -250,114 +249,6 @@ def test_a_plan_leads_there_and_then_is_empty(before: list[RecordSet], after: li
             present[change.key] = change.new
     assert present.keys() == wanted.keys()
     assert keys.plan(PREFIX, present, wanted, {ZONE}) == []
-
-
-# ---------------------------------------------------------------- PowerDNS
-
-PDNS = """\
-$ORIGIN .
-example.test\t3600\tIN\tSOA\tns1.example.test hostmaster.example.test 5 10800 3600 604800 3600
-example.test\t3600\tIN\tNS\tns1.example.test.
-example.test\t3600\tIN\tALIAS\tweb.example.net
-example.test\t60\tIN\tTXT\t"v=spf1 a:mail -all"
-www.example.test\t60\tIN\tLUA\tA "ifportup(443, {'192.0.2.1'})"
-www.example.test\t60\tIN\tAAAA\t2001:db8::1
-mail.example.test\t60\tIN\tMX\t10 mx.example.net
-bad.example.test\t60\tIN\tA\tnonsense
-what is this?
-$ORIGIN .
-second.test\t3600\tIN\tSOA\tns1.second.test. hostmaster.second.test. 5 10800 3600 604800 3600
-All zonecount:2
-"""
-
-
-def test_powerdns() -> None:
-    found = powerdns.read(PDNS)
-    assert found.zones == {ZONE, names.from_text("second.test.")}
-    assert [one.title for one in found.sets] == [
-        "example.test. SOA", "example.test. NS", "example.test. TXT", "mail.example.test. MX",
-        "www.example.test. AAAA", "second.test. SOA",
-    ]  # fmt: skip
-    told = {one.where: one.reason for one in found.problems}
-    assert set(told) == {
-        "example.test ALIAS (line 4)", "www.example.test LUA (line 6)", "bad.example.test A (line 9)", "line 10",
-    }  # fmt: skip
-    owners = {one.owner for one in found.problems}
-    assert owners == {ZONE, None, *(names.from_text(name, ZONE) for name in ("www", "bad"))}
-
-
-def test_powerdns_zone_names_alone() -> None:
-    found = powerdns.read("example.test\nwww.example.test 60 IN A 192.0.2.1\n")
-    assert [one.zone for one in found.sets] == [ZONE]
-
-
-# ---------------------------------------------------------------- Route 53
-
-
-def aws(*sets: dict[str, object], **more: object) -> bytes:
-    return msgspec.json.encode({"ResourceRecordSets": sets, **more})
-
-
-def plain_set(name: str, type_text: str, *values: str, ttl: int = 300, **more: object) -> dict[str, object]:
-    return {"Name": name, "Type": type_text, "TTL": ttl, "ResourceRecords": [{"Value": v} for v in values], **more}
-
-
-SOA53 = plain_set("example.test.", "SOA", "ns.aws.test. hostmaster.aws.test. 1 7200 900 1209600 86400")
-
-
-def test_route53() -> None:
-    raw = aws(
-        SOA53,
-        plain_set("\\052.example.test.", "A", "192.0.2.1", "192.0.2.2"),
-        plain_set("t.example.test.", "TXT", '"one \\"two\\" \\303\\244"'),
-        plain_set("spf.example.test.", "SPF", '"v=spf1 -all"'),
-        {"Name": "example.test.", "Type": "A", "AliasTarget": {"DNSName": "lb.aws.test.", "HostedZoneId": "Z"}},
-        plain_set("w.example.test.", "A", "192.0.2.3", SetIdentifier="blue", Weight=0),
-        plain_set("g.example.test.", "A", "192.0.2.3", SetIdentifier="eu", GeoLocation={"ContinentCode": "EU"}),
-        plain_set("p.example.test.", "A", "192.0.2.3", TrafficPolicyInstanceId="x"),
-        plain_set("bad.example.test.", "A", "nonsense"),
-        {"Name": "none.example.test.", "Type": "A"},
-    )
-    found = route53.read(raw)
-    sets = {one.title: one for one in found.sets}
-    assert set(sets) == {"example.test. SOA", "*.example.test. A", "t.example.test. TXT", "spf.example.test. TXT"}
-    assert sets["*.example.test. A"].data == (b"\xc0\0\2\1", b"\xc0\0\2\2")
-    assert sets["t.example.test. TXT"].data == (rdata.txt(['one "two" ä']),)
-    told = {one.where: one.reason for one in found.problems}
-    assert "an alias of lb.aws.test." in told["example.test. A"]
-    assert "weighted routing (set 'blue')" in told["w.example.test. A"]
-    assert "geolocation" in told["g.example.test. A"]
-    assert set(told) >= {"p.example.test. A", "bad.example.test. A", "none.example.test. A"}
-
-
-def test_route53_in_pieces() -> None:
-    pages = aws(SOA53) + b"\n" + aws(plain_set("www.example.test.", "A", "192.0.2.1"))
-    assert len(whole(route53.read(pages))) == 2
-    cut = aws(SOA53, IsTruncated=True, NextRecordName="www.example.test.", NextRecordType="A")
-    assert route53.read(cut).problems[0].where == "the listing"
-    www = plain_set("www.example.test.", "A", "192.0.2.1")
-    assert len(whole(route53.read(cut + aws(www)))) == 2
-    assert len(whole(route53.read(b"[" + cut + b"," + aws(www) + b"]"))) == 2
-    for gap in (aws(plain_set("www.example.test.", "TXT", '"x"')), aws(), cut):
-        assert "the listing" in {one.where for one in route53.read(cut + gap).problems}
-    assert route53.read(aws(SOA53, NextToken="x") + aws(www)).problems[0].where == "the listing"
-
-
-def test_texts_with_braces_are_no_seam_of_listings() -> None:
-    text = plain_set("t.example.test.", "TXT", '"{a} {b}"')
-    assert whole(route53.read(aws(SOA53, text) + b"\n" + aws()))[1].data == (rdata.txt(["{a} {b}"]),)
-
-
-def test_route53_health_checks_are_told() -> None:
-    found = route53.read(aws(SOA53, plain_set("www.example.test.", "A", "192.0.2.1", HealthCheckId="c0ffee")))
-    assert len(found.sets) == 2
-    assert [(one.where, "c0ffee" in one.reason) for one in found.notes] == [("www.example.test. A", True)]
-
-
-@pytest.mark.parametrize("raw", [b"[1,2", b"", b" ", b"[]", b"[1]", b"{}", b'{"ResourceRecordSets":5}', b"\xff\xfe"])
-def test_what_is_no_listing(raw: bytes) -> None:
-    with pytest.raises(Reject, match="no listing of Route 53"):
-        route53.read(raw)
 
 
 # ---------------------------------------------------------------- what is no export

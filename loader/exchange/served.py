@@ -1,0 +1,77 @@
+"""What a loader makes of keys of the records schema: which of them it refuses, what it changes or hides.
+
+So that an import tells before it writes, and not `standoff rejects` afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from loader import names, rdata, records
+from loader.exchange.keys import Change, owner_of
+from loader.exchange.sets import Remark
+from loader.model import Put, Record, Reject
+from loader.zone import Zones
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """refused: key -> why it gives nothing; changed: key -> what becomes of its records."""
+
+    refused: dict[str, str] = field(default_factory=dict)
+    changed: dict[str, str] = field(default_factory=dict)
+
+
+def alone(prefix: str, wanted: Mapping[str, bytes]) -> Said:
+    """Of keys that parse, by themselves. Of a CNAME and other data beside it the CNAME stays: servers that hold both
+    answer with that."""
+    return _said((key, found, 1 if found[0].type == rdata.CNAME else 2) for key, found in _parsed(prefix, wanted))
+
+
+def afterwards(prefix: str, present: Iterable[Put], changes: Iterable[Change]) -> Said:
+    """Of all keys, once these changes are made: what is said then and was not before. What is new is newer, and gives
+    way."""
+    puts = list(present)
+    ages = {put.key: put.mod_revision for put in puts}
+    made = {change.key: change.new for change in changes if change.new is not None}
+    gone = {change.key for change in changes if change.new is None}
+    before = {put.key: put.value for put in puts}
+    kept = {key: value for key, value in before.items() if key not in made and key not in gone}
+    if not made or not kept:
+        return Said()
+    newest = max(ages.values()) + 1
+    parsed = _parsed(prefix, {**kept, **made})
+    then = _said((key, found, newest if key in made else ages[key]) for key, found in parsed)
+    if then.refused.keys() | then.changed.keys() <= made.keys():
+        return then
+    now = _said((key, found, ages[key]) for key, found in _parsed(prefix, before))
+    return Said(
+        {key: why for key, why in then.refused.items() if key in made or key not in now.refused},
+        {key: why for key, why in then.changed.items() if key in made or key not in now.changed},
+    )
+
+
+def remarks(prefix: str, said: Mapping[str, str]) -> list[Remark]:
+    """For people."""
+    made: list[Remark] = []
+    for key, reason in said.items():
+        owner = owner_of(prefix, key)
+        where = key if owner is None else f"{names.to_text(owner)} {key.rpartition('/')[2]}"
+        made.append(Remark(where, reason.replace("the older key", "the key"), owner))
+    return made
+
+
+def _parsed(prefix: str, values: Mapping[str, bytes]) -> Iterable[tuple[str, list[Record]]]:
+    for key, value in values.items():
+        try:
+            yield key, records.parse(prefix, Put(key, value, 0))
+        except Reject:
+            continue
+
+
+def _said(given: Iterable[tuple[str, list[Record], int]]) -> Said:
+    model = Zones([])
+    for key, found, revision in given:
+        model.apply(key, found, revision)
+    return Said(dict(model.problems), dict(model.warnings))
