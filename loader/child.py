@@ -43,6 +43,7 @@ class Helper:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._coming: int | None = None  # octets of a message whose length has been read
 
     @classmethod
     async def start(cls, module: str, *arguments: str) -> Helper:
@@ -73,12 +74,15 @@ class Helper:
         self._writer.write(LENGTH.pack(len(body)) + body)
 
     async def receive(self) -> Any:
-        """The next message. Raises HelperGone."""
+        """The next message. Raises HelperGone. Whoever stops waiting loses nothing: the next call goes on."""
         try:
-            (length,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
-            if length > MAX_FRAME:
-                raise HelperGone(f"it sends a message of {length} bytes")
-            return msgspec.msgpack.decode(await self._reader.readexactly(length))
+            if self._coming is None:
+                (self._coming,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
+            if self._coming > MAX_FRAME:
+                raise HelperGone(f"it sends a message of {self._coming} bytes")
+            body = await self._reader.readexactly(self._coming)
+            self._coming = None
+            return msgspec.msgpack.decode(body)
         except (OSError, EOFError) as error:
             raise HelperGone("it has ended") from error
         except msgspec.DecodeError as error:
