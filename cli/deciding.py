@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from cli.asking import pages, request
+from cli.control import ControlFailed
 from cli.settings import Settings
+from shm.errors import NotRunning
 
 #: Names that are fetched to find the first few in order; the loader tells them in the order in which they came.
 SORTED = 10_000
+#: How long a decision may take to be on disk; and how often to ask.
+KEEP_S = 10.0
+POLL_S = 0.02
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -53,6 +60,13 @@ class _Page(msgspec.Struct):
 
 class _Decided(msgspec.Struct):
     decided: list[Change]
+    version: int
+
+
+class _Kept(msgspec.Struct):
+    due: bool
+    kept: bool
+    error: str
 
 
 def pending(settings: Settings, most: int, *, rejected: bool = False) -> Pending:
@@ -66,8 +80,23 @@ def pending(settings: Settings, most: int, *, rejected: bool = False) -> Pending
     return Pending(last.changes, made, last.total, same and len(made) == last.total)
 
 
-def decide(settings: Settings, command: str, change: int | None, *, rejected: bool = False) -> list[Change]:
-    """`approve` or `reject` a change, None: all of them; with rejected those that were rejected. What has been decided.
-    Raises NotRunning, ControlFailed."""
+def decide(settings: Settings, command: str, change: int | None, *, rejected: bool = False) -> tuple[list[Change], str]:
+    """`approve` or `reject` a change, None: all of them; with rejected those that were rejected. What has been decided,
+    and why that is not on disk; empty if it is. Raises NotRunning, ControlFailed."""
     arguments = {"all": True} if change is None else {"change": change}
-    return msgspec.convert(request(settings, command, **arguments, rejected=rejected), _Decided).decided
+    made = msgspec.convert(request(settings, command, **arguments, rejected=rejected), _Decided)
+    return made.decided, _unkept(settings, made.version) if made.decided else ""
+
+
+def _unkept(settings: Settings, version: int) -> str:
+    """Waits until a decision is carried out, and on disk. Why it is not; empty if it is."""
+    deadline = time.monotonic() + KEEP_S
+    while time.monotonic() < deadline:
+        try:
+            found = msgspec.convert(request(settings, "decided", version=version), _Kept)
+        except (NotRunning, ControlFailed):
+            return "the loader has ended meanwhile"
+        if not found.due and (found.kept or found.error):
+            return found.error
+        time.sleep(POLL_S)
+    return f"it is not after {KEEP_S:g} s"

@@ -5,6 +5,7 @@ Commands for the socket (loader/control.py):
     pending  rejected, from, version      a page of what is held, or was rejected, as differences of records
     approve  change | all, rejected       publish it with the next swap
     reject   change | all                 keep what readers have
+    decided  version                      whether what one of these has answered with is carried out, and on disk
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Warden:
         self._file: asyncio.Future[None] | None = None  # a write that goes on though nobody waits for it any more
         self._written = 0  # the gate's version on disk
         self._write_at = 0.0
+        self._urgent = False  # somebody waits for it
         self._place: tuple[int, bool, int] = (-1, False, 0)  # of the page that comes next: version, which, number
         self._ahead: Iterator[tuple[Held, bytes]] = iter(())
         self.error = ""  # for people; empty if the file can be written
@@ -133,7 +135,7 @@ class Warden:
             try:
                 self._end_waiting()
                 self._hook.look(self.gate, self._decide)
-                if self.gate.version != self._written and time.monotonic() >= self._write_at:
+                if self.gate.version != self._written and (self._urgent or time.monotonic() >= self._write_at):
                     await self._write()
             except Exception:
                 log.exception("the guard's clock, hook or file")  # none of these may end the loader
@@ -162,7 +164,7 @@ class Warden:
             return
         if self._file is not None and not self._file.done():
             await asyncio.wait([self._file])
-        version = self.gate.version
+        version, self._urgent = self.gate.version, False
         self._file = asyncio.ensure_future(asyncio.to_thread(held_file.write, path, takeover.saved(self.gate)))
         try:
             await asyncio.shield(self._file)
@@ -231,7 +233,9 @@ class Warden:
     @property
     def handlers(self) -> Mapping[str, Callable[[dict[str, Any]], Mapping[str, Any]]]:
         """Commands for the control socket."""
-        return {"pending": self._pending, "approve": self._approve, "reject": self._reject}
+        return {
+            "pending": self._pending, "approve": self._approve, "reject": self._reject, "decided": self._decided,
+        }  # fmt: skip
 
     def _approve(self, request: dict[str, Any]) -> dict[str, Any]:
         chosen = self._chosen(request, State.REJECTED if request.get("rejected") is True else State.PENDING)
@@ -258,7 +262,16 @@ class Warden:
             about = self._told(held)
             decided.append(about | {"names": decide(held)})
         self._wake()
-        return {"decided": decided}
+        self._urgent = True
+        return {"decided": decided, "version": self.gate.version}
+
+    def _decided(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A word that is not on disk is lost with a loader that is killed: the change would be pending again."""
+        version = request.get("version")
+        if not isinstance(version, int):
+            raise ValueError("version is what approve or reject has answered with")
+        kept = self._path is None or self._written >= version
+        return {"due": self.gate.due, "kept": kept, "error": "" if kept else self.error}
 
     def _told(self, held: Held) -> dict[str, Any]:
         limits = self.gate.limits

@@ -24,7 +24,8 @@ Examples:
 @json_option
 def command(settings: Settings, change: int | None, everything: bool, rejected: bool, as_json: bool) -> int:
     """Let a change through that the guard holds back, as the source has it now: CHANGE is its number in `standoff
-    pending`. It is published with the next swap, and the serials of its zones grow.
+    pending`. It is published with the next swap, and the serials of its zones grow. The command comes back when this
+    is on disk, too.
 
     Exit status 0 also if --all finds nothing; 1 if there is no such change, 3 if no loader is running.
     """
@@ -44,7 +45,9 @@ def tell(settings: Settings, command: str, change: int | None, *, rejected: bool
     """Tell the loader, and what has become of it."""
     from cli import deciding
 
-    decided = deciding.decide(settings, command, change, rejected=rejected)
+    decided, unkept = deciding.decide(settings, command, change, rejected=rejected)
+    if unkept:
+        output.message(f"not on disk: {unkept}; after a restart of the loader look at `standoff pending` again")
     if as_json:
         output.json({"decided": decided})
         return Exit.DONE

@@ -22,7 +22,8 @@ Examples:
 def command(settings: Settings, change: int | None, everything: bool, as_json: bool) -> int:
     """Refuse a change that the guard holds back: its names keep their answers, against the source's word. CHANGE is its
     number in `standoff pending`. A name follows the source again as soon as that changes it once more; `standoff
-    approve --rejected` lets the change in after all. `standoff status` tells of it until then.
+    approve --rejected` lets the change in after all. `standoff status` tells of it until then. The command comes back
+    when this is on disk: a loader that starts anew goes by it.
 
     Exit status 0 also if --all finds nothing; 1 if there is no such change, 3 if no loader is running.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,9 +21,12 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
 
     def request(_: object, command: str, **arguments: Any) -> dict[str, Any]:
+        woken = made.woken
         reply: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(made.ask(command, **arguments)))
         if not reply["ok"]:
             raise ControlFailed(f"the loader says: {reply['message']}")
+        if made.woken != woken:
+            made.publish()
         return reply
 
     monkeypatch.setattr(deciding, "request", request)
@@ -60,8 +64,25 @@ def test_from_held_to_published(world: World) -> None:
     assert run("reject", "1").stdout == "change 1 with 8 names is rejected: answers stay as they are\n"
     assert "change 1  rejected since" in run("pending", "--rejected").stdout
     assert run("approve", "1", "--rejected").stdout == "change 1 with 8 names is published\n"
-    world.publish()
     assert len(world.table) == 3
+
+
+def test_a_decision_that_does_not_get_on_disk(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(deciding, "KEEP_S", 0.1)
+    world.hold()
+    world.warden._path = tmp_path / "no folder" / "test.held"
+    done = run("reject", "1")
+    assert "rejected" in done.stdout
+    assert "not on disk: it is not after 0.1 s; after a restart of the loader look at `standoff pending`" in done.stderr
+    world.warden.error = "test.held cannot be written: No space left on device"
+    assert "not on disk: test.held cannot be written" in run("approve", "1", "--rejected").stderr
+
+
+def test_a_decision_that_is_on_disk(world: World, tmp_path: Path) -> None:
+    world.hold()
+    world.warden._path = tmp_path / "test.held"
+    world.warden._written = 10**6
+    assert run("reject", "--all").stderr == ""
 
 
 def test_the_first_names_are_the_first_in_order(world: World) -> None:
