@@ -19,7 +19,7 @@ from loader.exchange.keys import Change, batches
 from loader.exchange.sets import Gathered, Remark, gather, join
 from loader.exchange.signed import unsign
 from loader.feed import Feed, etcd_feed
-from loader.files import FileStatus
+from loader.files import SUFFIXES, FileStatus
 from loader.model import Changes, Listing, Put, Record, Reject
 from loader.skydns import Semantics
 from loader.skydns_feed import SkydnsFeed
@@ -42,8 +42,8 @@ def format_of(source: str) -> str:
 def read(
     source: str, format: str, zones: Collection[bytes], standard_input: Callable[[], bytes], origin: bytes | None = None
 ) -> Gathered:
-    """Everything that a file, a folder of zone files and JSON lines, or standard input (`-`) gives. origin: of the zone
-    file on standard input, unless it says $ORIGIN. Raises Reject, OSError."""
+    """Everything that a file, a folder of zone files and JSON lines, or standard input (`-`) gives. origin: of a zone
+    file, unless it says $ORIGIN, or its name is that of a zone in there. Raises Reject, OSError."""
     path = Path(source.removeprefix("file:"))
     if format == "zone" and source != "-" and path.is_dir():
         return _folder(path, zones)
@@ -85,7 +85,7 @@ def _zone_file(
         stream = io.TextIOWrapper(io.BytesIO(standard_input()), encoding="utf-8")
         zonefile.read_stream(stream, origin, zones, result)
     else:
-        zonefile.read(Path(source.removeprefix("file:")), zones, result)
+        zonefile.read(Path(source.removeprefix("file:")), zones, result, origin)
     problems = [
         Remark(where, reason, names.from_text(where.rpartition("/")[0])) for where, reason in result.problems.items()
     ]
@@ -95,14 +95,18 @@ def _zone_file(
 def _folder(path: Path, zones: Collection[bytes]) -> Gathered:
     parts: list[Gathered] = []
     problems: list[Remark] = []
+    other: list[Remark] = []
     for file in sorted(path.iterdir()):
-        if file.suffix not in (".zone", ".db", ".jsonl"):
+        if file.suffix not in SUFFIXES or file.name.startswith("."):
+            other += [Remark(str(file), "is not read: in a folder zone files end in .zone or .db")] * file.is_file()
             continue
         try:
             parts.append(read(str(file), format_of(str(file)), zones, bytes))
         except (Reject, OSError) as error:
             problems.append(Remark(str(file), str(error)))
-    return join(parts, zones, problems)
+    found = join(parts, zones, problems)
+    found.notes += other
+    return found
 
 
 # ---------------------------------------------------------------- etcd
@@ -189,9 +193,11 @@ class _Once:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What an etcd prefix gives by its schema: key -> records, key -> why it gives none, and the revision."""
+    """What an etcd prefix gives by its schema: key -> records, key -> the revision of each, key -> why it gives none,
+    and the revision of all."""
 
     records: dict[str, list[Record]]
+    revisions: dict[str, int]
     problems: dict[str, str]
     revision: int
 
@@ -209,7 +215,8 @@ async def listed(place: Place, zones: Collection[bytes], semantics: Semantics = 
             update = await anext(updates)
             # A full update makes its records while they are read; its problems are there afterwards.
             records = {key: made for key, made in update.records.items() if made}
-            return Listed(records, dict(update.problems), update.revision)
+            revisions = {key: update.revisions[key] for key in records if key in update.revisions}
+            return Listed(records, revisions, dict(update.problems), update.revision)
 
 
 async def read_etcd(place: Place, zones: Collection[bytes], semantics: Semantics = "coredns") -> Gathered:

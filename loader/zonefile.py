@@ -1,8 +1,9 @@
 """Zone files (RFC 1035 section 5, RFC 2308 section 4 for $TTL) by dnspython's reader.
 
-$INCLUDE is relative to the file that it stands in, up to MAX_NESTING deep. The zone is where the SOA stands; a file
-without a SOA adds to whatever configured zone encloses its origin, or is a zone at its origin. The origin is the file's
-name without its suffix until $ORIGIN says otherwise: example.test.zone starts in example.test.
+$INCLUDE is relative to the file that it stands in, up to MAX_NESTING deep. The zone is where the SOA stands; of several
+(exports have them) each is a zone. A file without a SOA adds to whatever configured zone encloses its origin, or is a
+zone at its origin. The origin is what the file's name says until $ORIGIN says otherwise: example.test.zone,
+example.test and db.example.test start in example.test.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from loader.rdata import SOA
 
 #: A file that includes itself ends here.
 MAX_NESTING = 16
+#: Ends of the names of zone files, and how Debian's begin. Any other end is the zone's.
+_ENDS = (".zone", ".db", ".hosts", ".txt", ".dns")
+_BEGIN = "db."
 #: What messages call it, and the tokenizer.
 STANDARD_INPUT = "standard input"
 
@@ -46,18 +50,28 @@ class ZoneFile:
 
 def origin_of(path: Path) -> bytes:
     """The origin that a file's name says. Raises Reject."""
+    name = Path(path.name.removesuffix(".signed"))
+    stem = name.stem if name.suffix in _ENDS else name.name.removeprefix(_BEGIN)
     try:
-        return names.from_text(path.stem + "." if path.stem != "root" else ".")
+        return names.from_text(stem + "." if stem != "root" else ".")
     except names.BadName as error:
         raise Reject(f"{path}: the file's name without suffix is its origin, but {error}") from None
 
 
-def read(path: Path, zones: Collection[bytes], result: ZoneFile) -> None:
+def read(path: Path, zones: Collection[bytes], result: ZoneFile, within: bytes | None = None) -> None:
     """Reads a file into `result`, whose `included` counts even if this fails. `zones` are the configured apexes.
+    within: the origin, if the file's name says one outside of it.
 
     Raises Reject with FILE:LINE, and OSError if the file itself cannot be read.
     """
-    origin = origin_of(path)
+    try:
+        origin = origin_of(path)
+    except Reject:
+        if within is None:
+            raise
+        origin = within
+    if within is not None and not names.is_under(origin, within):
+        origin = within
     with open(path, encoding="utf-8") as file:
         _read(file, str(path), origin, zones, result)
 
@@ -93,17 +107,23 @@ def _explained(error: Exception, reader: _Reader) -> str:
 
 
 def _sort(collector: _Collector, origin: bytes | None, zones: Collection[bytes], result: ZoneFile) -> None:
-    soa = next((owner for owner, type_, _, _ in collector.rrs if type_ == SOA), None)
-    enclosed = origin is None or any(up in zones for up in names.ancestors(origin))
-    zone = soa or (None if enclosed else origin)
+    own = dict.fromkeys(owner for owner, type_, _, _ in collector.rrs if type_ == SOA)
+    if not own and origin is not None and not any(up in zones for up in names.ancestors(origin)):
+        own = {origin: None}
     for owner, type_, ttl, data in collector.rrs:
         key = f"{names.to_text(owner)}/{rdata.type_name(type_)}"
-        if zone is not None and not names.is_under(owner, zone):
-            result.problems[key] = f"{names.to_text(owner)} is outside the file's zone {names.to_text(zone)}"
+        zone = next((up for up in names.ancestors(owner) if up in own), None) if own else None
+        if own and zone is None:
+            result.problems[key] = f"{names.to_text(owner)} is outside {_told(own)}"
         elif not rdata.storable(type_):
             result.problems[key] = f"{rdata.type_name(type_)} is not a type that a zone can hold"
         else:
             result.records.setdefault(key, []).append(Record(zone, owner, type_, min(ttl, MAX_TTL), data))
+
+
+def _told(own: Collection[bytes]) -> str:
+    first = names.to_text(next(iter(own)))
+    return f"the file's zone {first}" if len(own) == 1 else f"the file's {len(own)} zones, {first} and others"
 
 
 class _Manager(dns.transaction.TransactionManager):

@@ -133,6 +133,7 @@ def _of_source(source: str, settings: Settings, only: list[bytes]) -> tuple[list
     from loader import etcd_url, importing, names
     from loader.attributes import Conditional
     from loader.exchange.conditions import attach
+    from loader.exchange.served import with_hidden
     from loader.exchange.sets import from_nodes
     from loader.files import FileSource
     from loader.zone import Zones
@@ -148,21 +149,22 @@ def _of_source(source: str, settings: Settings, only: list[bytes]) -> tuple[list
             raise click.UsageError(f"{source}: the schema skydns does not tell zones; give them with --zone")
         found = asyncio.run(importing.listed(place, known, settings.semantics))
         records: Mapping[str, Any] = found.records
-        problems, revision = found.problems, found.revision
+        problems, revision, revisions = found.problems, found.revision, found.revisions
     else:
         update = FileSource(source.removeprefix("file:"), known).look()
         if update is None:
             raise click.UsageError(f"{source} holds nothing that can be read")
-        records, problems, revision = update.records, dict(update.problems), update.revision
+        records, problems, revision, revisions = update.records, dict(update.problems), update.revision, {}
     conditional: list[Conditional] = []
     for key, made in records.items():
-        model.apply(key, made or (), revision)
+        model.apply(key, made or (), revisions.get(key, revision))
         conditional += [one for one in made or () if isinstance(one, Conditional)]
     sets = from_nodes(model.all_nodes(), only)
+    sets, lost = with_hidden(sets, model, records, only)
     sets = attach(sets, conditional, (one for made in records.values() for one in made or ()))
     from cli.commands.import_ import tell
 
-    tell([f"not exported: {key}: {reason}" for key, reason in (problems | model.problems).items()])
+    tell([f"not exported: {key}: {reason}" for key, reason in (problems | model.problems | lost).items()])
     return sets, {"revision": revision}
 
 

@@ -140,7 +140,8 @@ def read_all(settings: Settings, sources: tuple[str, ...], format: str | None) -
                     raise click.UsageError(f"{source}: the schema skydns does not tell zones; give them with --zone")
                 parts.append(asyncio.run(importing.read_etcd(place, zones, settings.semantics)))
             else:
-                parts.append(importing.read(source, kind, zones, lambda: sys.stdin.buffer.read(), origin))
+                within = origin if source == "-" or len(sources) == 1 else None
+                parts.append(importing.read(source, kind, zones, lambda: sys.stdin.buffer.read(), within))
         except (Reject, OSError, ValueError) as error:
             parts.append(Gathered(problems=[Remark(source, str(error))]))
     return join(parts, zones)

@@ -5,13 +5,13 @@ So that an import tells before it writes, and not `standoff rejects` afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loader import names, rdata, records
 from loader.exchange.keys import Change, owner_of
-from loader.exchange.sets import Remark
-from loader.model import Put, Record, Reject
+from loader.exchange.sets import RecordSet, Remark, gather, set_order
+from loader.model import DEFAULT_TTL, Put, Record, Reject
 from loader.zone import Zones
 
 
@@ -50,6 +50,29 @@ def afterwards(prefix: str, present: Iterable[Put], changes: Iterable[Change]) -
         {key: why for key, why in then.refused.items() if key in made or key not in now.refused},
         {key: why for key, why in then.changed.items() if key in made or key not in now.changed},
     )
+
+
+def with_hidden(
+    sets: list[RecordSet], model: Zones, records: Mapping[str, Sequence[Record] | None], only: Collection[bytes] = ()
+) -> tuple[list[RecordSet], dict[str, str]]:
+    """The sets of a model's table, and those that it has none of because a DNAME hides them. And key -> why nobody can
+    tell what it gives, because another zone has taken over its name.
+
+    records: of each key in the model. only: sets of these zones.
+    """
+    hidden: list[Record] = []
+    lost: dict[str, str] = {}
+    for key, why in model.warnings.items():
+        for one in records[key] or ():
+            zone = model.zone_of(one.owner)
+            if one.zone is not None and zone != one.zone and "hidden" in why:
+                lost[key] = why
+            elif zone is not None and (not only or zone in only):
+                ttl = model.default_ttl if one.ttl == DEFAULT_TTL else one.ttl
+                hidden.append(Record(zone, one.owner, one.type, ttl, one.rdata))
+    present = {(one.owner, one.type) for one in sets}
+    made = [one for one in gather(hidden, ()).sets if (one.owner, one.type) not in present]
+    return sorted([*sets, *made], key=set_order), lost
 
 
 def remarks(prefix: str, said: Mapping[str, str]) -> list[Remark]:

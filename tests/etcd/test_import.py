@@ -170,6 +170,28 @@ def test_what_would_not_be_answered_is_told_before_it_is_written(
     assert not {f"{prefix}/example.test/{key}" for key in ("c/TXT", "@/NSEC")} & found.keys()
 
 
+def test_an_export_of_a_source_is_as_a_loader_has_it(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
+    """The older of two keys that contradict each other stays; what a DNAME hides is in it."""
+    one = f"{prefix}/example.test"
+    fill(shared_etcd, {f"{one}/c/CNAME": b"www", f"{one}/c/A": b"192.0.2.1"})
+    fill(shared_etcd, {f"{one}/d/DNAME": b"other.test.", f"{one}/x.d/A": b"192.0.2.2"})
+    for form in ("zone", "jsonl"):
+        out = call("export", f"{target}?schema=records", "--format", form)
+        assert f"not exported: {one}/c/A: other data beside a CNAME" in out.stderr
+        assert "192.0.2.1" not in out.stdout
+        assert "192.0.2.2" in out.stdout
+        assert "c.example.test" in out.stdout
+
+
+def test_several_zones_on_one_stream_come_in_again(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
+    zones = ("example.test", "a.example.test", "other.test")
+    fill(shared_etcd, {f"{prefix}/{zone}/www/A": b"192.0.2.1" for zone in zones})
+    out = call("export", f"{target}?schema=records")
+    assert call("import", "-", "--to", f"{target}x", stdin=out.stdout).exit_code == 0
+    again = content(shared_etcd, f"{prefix}x")
+    assert again.keys() == {f"{prefix}x/{zone}/{key}" for zone in zones for key in ("@/SOA", "@/NS", "www/A")}
+
+
 def test_strict_changes_nothing(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
     dump = "example.test 60 IN SOA a b 1 2 3 4 5\nexample.test 60 IN ALIAS x.test\nw.example.test 60 IN A 192.0.2.1\n"
     strict = call("import", "-", "--from", "powerdns", "--to", target, "--strict", stdin=dump)

@@ -84,6 +84,30 @@ def test_names_outside_the_zone_are_told_by_name(tmp_path: Path) -> None:
     assert "not taken over: www.other.test./A: www.other.test. is outside the file's zone" in result.stderr
 
 
+def test_one_zone_is_the_origin_of_one_file_whose_name_says_nothing(tmp_path: Path) -> None:
+    text = "$TTL 60\n@ SOA ns1 h 1 2 3 4 5\nwww A 192.0.2.1\n"
+    for name, zone in (
+        ("db.10", "example.test"),
+        ("what is it.txt", "example.test"),
+        ("a.example.test", "a.example.test"),
+    ):
+        (tmp_path / name).write_text(text)
+        result = call(str(tmp_path / name), "--zone", "example.test")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert {json.loads(line)["key"].split("/")[2] for line in result.stdout.splitlines()} == {zone}
+
+
+def test_files_of_a_folder_that_are_not_read_are_told(tmp_path: Path) -> None:
+    (tmp_path / "example.test.zone").write_text("$TTL 60\n@ SOA ns1 h 1 2 3 4 5\n")
+    (tmp_path / "db.example.test").write_text("www 60 A 192.0.2.1\n")
+    (tmp_path / "sub").mkdir()
+    result = call(str(tmp_path))
+    assert result.exit_code == 0
+    assert [line for line in result.stderr.splitlines() if "is not read" in line] == [
+        f"standoff: note: {tmp_path / 'db.example.test'}: is not read: in a folder zone files end in .zone or .db"
+    ]
+
+
 def test_a_zone_file_on_standard_input_tells_its_origin(tmp_path: Path) -> None:
     """A zone that the configuration happens to name is not its."""
     config = tmp_path / "standoff.toml"

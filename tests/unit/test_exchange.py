@@ -295,6 +295,14 @@ def test_names_of_files() -> None:
             path = Path(folder, written.file_name(zone))
             path.touch()
             assert importing.zonefile.origin_of(path) == zone
+    for file in (
+        "example.test.db",
+        "example.test",
+        "db.example.test",
+        "example.test.zone.signed",
+        "Example.TEST.hosts",
+    ):
+        assert importing.zonefile.origin_of(Path(file)) == ZONE
     assert [importing.format_of(one) for one in ("x.json", "etcd://h/p", "a.zone", "-", "b.jsonl")] == [
         "route53", "etcd", "zone", "zone", "jsonl",
     ]  # fmt: skip

@@ -142,6 +142,22 @@ def test_errors_name_file_and_line(tmp_path: Path, clock: Clock, text: str, line
     assert "\n" not in message
 
 
+def test_each_soa_is_a_zone(tmp_path: Path, clock: Clock) -> None:
+    """As exports of several zones have it."""
+    text = "a.example.test. SOA ns1 h 1 2 3 4 5\nx.a.example.test. A 192.0.2.1\nother.test. SOA ns1 h 1 2 3 4 5\n"
+    path = clock.write(
+        tmp_path / "x.zone", HEAD + text + "www.other.test. A 192.0.2.2\nwww A 192.0.2.3\nfar.test. A 192.0.2.4\n"
+    )
+    found = zonefile.ZoneFile()
+    zonefile.read(path, (), found)
+    zones = {key: records[0].zone for key, records in found.records.items()}
+    assert zones["x.a.example.test./A"] == n("a.example.test")
+    assert zones["www.other.test./A"] == n("other.test")
+    assert zones["www.example.test./A"] == APEX
+    assert list(found.problems) == ["far.test./A"]
+    assert "outside the file's 3 zones, example.test. and others" in found.problems["far.test./A"]
+
+
 def test_generated_data_may_have_several_words(tmp_path: Path, clock: Clock) -> None:
     """As BIND has it: in quotes."""
     text = '$GENERATE 1-2 m$ 60 MX "10 host$"\n$GENERATE 1-2 t$ TXT "one $ three" ; said\nlast TXT "a b"\n'
