@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Looks at a table that is swapped each time, before it is copied.
 ATTEMPTS = 10
+#: File names in a message.
+_SHOWN = 5
 
 EXAMPLES = """\
 Examples:
@@ -173,8 +175,13 @@ def _write(sets: list[RecordSet], format: str, target: Path | None, about: dict[
 
     if format == "zone" and target is not None and (target.is_dir() or not target.suffix):
         target.mkdir(exist_ok=True)
+        made = set()
         for zone, content in written.by_zone(sets):
+            made.add(written.file_name(zone))
             _save(target / written.file_name(zone), _lines(written.zone_file(content)))
+        if others := sorted({path.name for path in target.glob("*.zone")} - made):
+            shown = " ".join(others[:_SHOWN]) + (" ..." if len(others) > _SHOWN else "")
+            output.message(f"{target} has {output.counted(len(others), 'zone file')} of other zones, too: {shown}")
         return
     if format == "msgpack":
         parts: Iterable[bytes] = written.packed(sets, about)
@@ -199,6 +206,10 @@ def _lines(lines: Iterable[str]) -> Iterator[bytes]:
 def _save(path: Path, parts: Iterable[bytes]) -> None:
     """The whole file or the old one: a loader may be reading it."""
     draft = path.with_name(path.name + ".new")
-    with draft.open("wb") as file:
-        file.writelines(parts)
-    draft.replace(path)
+    try:
+        with draft.open("wb") as file:
+            file.writelines(parts)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

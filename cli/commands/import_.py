@@ -16,7 +16,7 @@ from cli.settings import Settings
 
 if TYPE_CHECKING:
     from loader.exchange.keys import Change
-    from loader.exchange.sets import Gathered
+    from loader.exchange.sets import Gathered, Remark
     from loader.importing import Place
     from loader.model import Put
 
@@ -82,7 +82,8 @@ def command(
         del wanted[key]
     problems = [*found.problems, *unwritable, *remarks(prefix, said.refused)]
     tell([f"not taken over: {one.where}: {one.reason}" for one in problems])
-    tell([f"note: {one.where}: {one.reason}" for one in [*found.notes, *remarks(prefix, said.changed)]])
+    notes = [*found.notes, *remarks(prefix, said.changed)]
+    tell([f"note: {one.where}: {one.reason}" for one in notes])
     if not wanted:
         output.message("there is nothing to import")
         return Exit.FAILED
@@ -98,10 +99,17 @@ def command(
     if blind:
         output.message("nothing is removed: parts of the input cannot be read, and might be what would go (--delete)")
     zones = found.zones if delete and not blind else set()
-    report = {"problems": len(problems)} if as_json else None
+    report: dict[str, Any] | None = None
+    if as_json:
+        report = {"problems": len(problems)} | {"not_taken_over": _listed(problems), "notes": _listed(notes)}
     rules = zones, spared, muted(prefix, found, wanted)
     status = asyncio.run(_bring(place, wanted, rules, dry_run, report, said.changed.keys()))
     return Exit.FAILED if blind else status
+
+
+def _listed(those: list[Remark]) -> list[dict[str, str]]:
+    """All of them: on stderr there is an end."""
+    return [{"where": one.where, "reason": one.reason} for one in those]
 
 
 def _target(to: str, settings: Settings) -> Place:
@@ -170,6 +178,8 @@ async def _bring(
     report  print JSON, with these fields in it
     told    keys of which it has been said that they are changed or hidden
     """
+    import asyncio
+
     from cli.progress import Progress
     from loader.etcd_channel import EtcdError
     from loader.exchange.keys import bared, plan
@@ -195,6 +205,9 @@ async def _bring(
                 await place.write(changes, written, progress.advance)
             except EtcdError as error:
                 failed = error
+            except asyncio.CancelledError:
+                output.message(f"broken off; at least {_again(written.done, changes)}")
+                raise
             finally:
                 progress.done()
     summary = ", ".join(f"{number} {word}" for word, number in counts.items())
@@ -202,11 +215,15 @@ async def _bring(
         told = {"written": written.done, "revision": written.revision or revision, "dry_run": dry_run}
         output.json(counts | report | told | ({"changes": [told_of(one) for one in changes]} if dry_run else {}))
     if failed is not None:
-        output.message(f"{failed}; {written.done} of {len(changes)} changes are written: import again to go on")
+        output.message(f"{failed}; {_again(written.done, changes)}")
         return Exit.FAILED
     done = f"would be: {summary}" if dry_run else f"{summary}; revision {written.revision or revision}"
     output.message(f"{place.url.prefix}: {done}")
     return Exit.DONE
+
+
+def _again(done: int, changes: list[Change]) -> str:
+    return f"{done} of {len(changes)} changes are written: import again to go on"
 
 
 def _tell_later(prefix: str, puts: list[Put], changes: list[Change], told: Collection[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from cli.commands import export
 from cli.main import standoff
 from loader.etcd import Etcd
 from loader.importing import BATCH
@@ -165,6 +167,9 @@ def test_what_would_not_be_answered_is_told_before_it_is_written(
         assert any("note: beside what etcd has: y.d.example.test. A: " in line for line in told)
         assert sum("x.d.example.test. is hidden by a DNAME above it" in line for line in told) == 1
         assert any("left out: 1 NSEC" in line for line in told)
+    told = json.loads(call("import", str(path), "--to", target, "--dry-run", "--json").stdout)
+    assert [one["where"] for one in told["not_taken_over"]] == ["c.example.test. TXT"]
+    assert [one["where"] for one in told["notes"]] == ["example.test.", "x.d.example.test. A"]
     found = content(shared_etcd, prefix)
     assert {f"{prefix}/example.test/{key}" for key in ("c/CNAME", "x.d/A", "www/A")} <= found.keys()
     assert not {f"{prefix}/example.test/{key}" for key in ("c/TXT", "@/NSEC")} & found.keys()
@@ -253,6 +258,49 @@ def test_etcd_breaks_off_in_the_middle(
     assert len(content(etcd_server, prefix)) == BATCH
     assert call(*arguments, f"etcd://{etcd_server.endpoint}{prefix}").exit_code == 0
     assert len(content(etcd_server, prefix)) == 3 * BATCH
+
+
+def test_broken_off_by_hand(
+    shared_etcd: EtcdServer, prefix: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "names.jsonl"
+    lines = [f'{{"name":"n{i}.example.test","type":"A","data":"192.0.2.1"}}' for i in range(3 * BATCH)]
+    path.write_text("\n".join(lines))
+    counter = itertools.count(1)
+    transact = Etcd.transact
+
+    async def breaking(self: Etcd, *arguments: Any) -> int:
+        if next(counter) == 2:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(60)
+        return await transact(self, *arguments)
+
+    monkeypatch.setattr(Etcd, "transact", breaking)
+    result = call("import", str(path), "--zone", "example.test", "--to", target)
+    assert result.exit_code == 1
+    assert f"broken off; at least {BATCH} of {3 * BATCH} changes are written: import again to go on" in result.stderr
+    assert len(content(shared_etcd, prefix)) == BATCH
+
+
+def test_a_folder_of_zone_files(
+    shared_etcd: EtcdServer, prefix: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of zones that are gone are told; a file that cannot be written leaves the old one, and nothing else."""
+    fill(shared_etcd, {f"{prefix}/{zone}/www/A": b"192.0.2.1" for zone in ("example.test", "other.test")})
+    arguments = ("export", f"{target}?schema=records", "--output", str(tmp_path / "zones"))
+    assert "of other zones" not in call(*arguments).stderr
+    (tmp_path / "zones" / "gone.test.zone").write_text("old")
+    assert "1 zone file of other zones, too: gone.test.zone" in call(*arguments).stderr
+    before = {path.name: path.read_bytes() for path in (tmp_path / "zones").iterdir()}
+
+    def full(lines: Any) -> Any:
+        yield b"half"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "_lines", full)
+    result = call(*arguments)
+    assert (result.exit_code, "No space left" in result.stderr) == (1, True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "zones").iterdir()} == before
 
 
 def test_attributes_go_round(shared_etcd: EtcdServer, prefix: str, tmp_path: Path) -> None:
