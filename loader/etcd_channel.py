@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
+import socket
+import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,9 @@ import grpc
 
 from loader._etcdpb import METHODS
 from shm.errors import StandoffError
+
+#: Seconds for the endpoint's name: two name servers of three may be dead, each costs five.
+LOOKUP_S = 12.0
 
 
 class EtcdError(StandoffError):
@@ -120,6 +127,26 @@ def _for_people(details: str) -> str:
         return details
     cause = details[wrapping.end() :]
     return cause[:1].lower() + cause[1:]
+
+
+def _look_up(host: str) -> asyncio.Future[None]:
+    """Done when the system has looked up the name, with whatever result. In a thread that nobody has to wait for: those
+    of asyncio hold up the end of the process."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def tell() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    def look() -> None:
+        with suppress(OSError, UnicodeError):
+            socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell)
+
+    threading.Thread(target=look, name="look-up", daemon=True).start()
+    return done
 
 
 class EtcdChannel:
@@ -243,19 +270,43 @@ class EtcdChannel:
                 await channel.wait_for_state_change(state)
             return state
 
+        settling = asyncio.ensure_future(settle())
         try:
-            state = await asyncio.wait_for(settle(), self.options.connect_timeout)
+            if not await self._is_named(settling):
+                raise EtcdUnavailable(
+                    f"etcd {self.endpoint}: no name server has told its address within {LOOKUP_S:g} s"
+                )
+            state = await asyncio.wait_for(settling, self.options.connect_timeout)
         except TimeoutError:
             seconds = self.options.connect_timeout
             raise EtcdUnavailable(
                 f"etcd {self.endpoint} gave no answer within {seconds:g} s; is it stopped or cut off?"
             ) from None
+        finally:
+            settling.cancel()
         if state is not states.READY:
             # Only a call tells why. It fails at once while the channel is in this state.
             try:
                 await self._call_once("Status", {}, self.options.connect_timeout)
             except grpc.aio.AioRpcError as error:
                 raise self.explain(error) from None
+
+    async def _is_named(self, settling: asyncio.Future[Any]) -> bool:
+        """Wait until the endpoint's name is looked up, or the connection made; whether one of them is.
+
+        gRPC looks it up by itself, at the same time and in the same way, but does not tell when it is done; and a dead
+        name server, which takes seconds, is not the endpoint's fault.
+        """
+        host = self.endpoint.rpartition(":")[0].strip("[]")
+        with suppress(ValueError):
+            ipaddress.ip_address(host)
+            return True
+        named = _look_up(host)
+        try:
+            done, _ = await asyncio.wait({settling, named}, timeout=LOOKUP_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            named.cancel()
+        return bool(done)
 
     async def _call_once(self, method: str, fields: dict[str, Any], timeout: float | None = None) -> Any:
         path, request, response = METHODS[method]
