@@ -1,16 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, autotestdict=False
-"""The short ways of keys that are as most keys are, compiled: SkyDNS key and value -> a gift, a gift -> a node block.
+"""The short way of SkyDNS keys that are as most keys are, compiled: key and value -> what is kept of them.
 
-Each of them declines what is unusual in any way, and then the long way decides: loader/skydns.py, loader/compiler.py.
-tests/unit/test_short.py compares the two.
+It declines what is unusual in any way, and then the long way decides: loader/skydns.py. tests/unit/test_short.py
+compares the two.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeLatin1
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
-from shm.layout cimport DIRECTORY_ENTRY_SIZE, NODE_HEADER_SIZE, directory_entry, node_header
+cimport cython
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
@@ -21,25 +21,22 @@ cdef extern from "<arpa/inet.h>" nogil:
     int inet_pton(int family, const char *text, void *address)
 
 cdef enum:
-    TYPE_A = 1
-    TYPE_TXT = 16
-    TYPE_AAAA = 28
-    TYPE_SRV = 33
-    MAX_NAME = 255
     MAX_LABEL = 63
+    MAX_BASE = 0xFFFF
     MAX_HOST = 45                  # the longest address: IPv6 with an IPv4 tail
     MAX_STRING = 255               # of TXT (RFC 1035 section 3.3)
     MAX_TEXT_DATA = 8192 + 34      # a length octet for every 255
     MAX_TEXT = 8192                # of the value; longer texts are the long way's matter
-    RR_HEAD = 12
-    FIRST_RR = 3                   # loader/compiler.py: Gift
 
 #: What most gifts share: one object for each TTL, and for the number of a type.
 cdef dict _TTLS = {}
-cdef object _A = TYPE_A
-cdef object _AAAA = TYPE_AAAA
-cdef object _TXT = TYPE_TXT
-cdef object _SRV = TYPE_SRV
+cdef object _A = 1
+cdef object _AAAA = 28
+cdef object _TXT = 16
+cdef object _SRV = 33
+
+#: Of a SRV: priority 10, weight 100, port 0.
+SRV_HEAD = b"\x00\x0a\x00\x64\x00\x00"
 
 cdef const uint8_t *_MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
 
@@ -240,26 +237,72 @@ cdef object shared_ttl(long ttl):
     return held
 
 
-def plain(str base, str key, bytes value, object revision, long default_ttl):
-    """(name, gift) of a key that gives an address and a SRV with port 0, or a text, to its name. None: the long way.
+# ---------------------------------------------------------------- what is kept
 
-    base: what all keys begin with, with the last slash. The gift is what skydns.decode and the views come to for a name
-    that has this service alone, in the `coredns` semantics; default_ttl, in seconds, is for a value without one.
+@cython.final
+@cython.no_gc
+cdef class Plain:
+    """A key that gives an address, and a SRV with port 0 and the default priority and weight, to one name or several,
+    and has no lease: 64 octets, where its gift (loader/compiler.py) takes four times as much.
+
+    ttl in seconds; the SRV's target is the key's name without its first `skipped` octets.
     """
+
+    @property
+    def type(self):
+        """A or AAAA."""
+        return _A if self.size == 4 else _AAAA
+
+    @property
+    def name(self):
+        """That its key stands for."""
+        cdef uint8_t name[MAX_NAME + 1]
+        cdef int length = name_into(self, name)
+        return PyBytes_FromStringAndSize(<char *>name, length)
+
+    @property
+    def address(self):
+        return PyBytes_FromStringAndSize(<char *>self.octets, self.size)
+
+    def gift(self):
+        """The same as a gift."""
+        cdef uint8_t target[6 + MAX_NAME + 1]
+        cdef uint8_t name[MAX_NAME + 1]
+        cdef int length = name_into(self, name) - self.skipped
+        cdef object ttl = shared_ttl(self.ttl)
+        memcpy(target, PyBytes_AS_STRING(SRV_HEAD), 6)
+        memcpy(target + 6, name + self.skipped, length)
+        data = PyBytes_FromStringAndSize(<char *>target, 6 + length)
+        return self.key, self.revision, None, self.type, ttl, self.address, _SRV, ttl, data
+
+
+def fold(str base, str key, revision, long ttl, bytes address, int skipped):
+    """A Plain. base: what the key begins with, with the last slash; what follows is spelled as the name is, from right
+    to left. address: 4 or 16 octets. Raises ValueError."""
+    cdef Plain made = Plain.__new__(Plain)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(address)
+    if not key.startswith(base) or len(base) > MAX_BASE or not base.isascii() or size not in (4, 16):
+        raise ValueError(f"{key!r} is not a plain key")
+    made.key, made.revision, made.ttl = key, revision, ttl
+    made.base, made.skipped, made.size = len(base), skipped, size
+    memcpy(made.octets, PyBytes_AS_STRING(address), size)
+    return made
+
+
+cdef object take(str base, str key, bytes value, object revision, long default_ttl, uint8_t *name, int *length):
+    """See plain(); the name goes into `name`."""
     cdef Py_ssize_t base_size, key_size
     cdef const char *base_text = PyUnicode_AsUTF8AndSize(base, &base_size)
     cdef const char *text
     cdef Value found
-    cdef uint8_t name[MAX_NAME + 1]
-    cdef uint8_t address[16]
-    cdef uint8_t target[6 + MAX_NAME]
-    cdef int length, size, skipped = 0
-    cdef bytes data
+    cdef Plain made
+    cdef int skipped = 0
     cdef uint32_t left
+    cdef bytes data
     if not key.isascii():
         return None
     text = PyUnicode_AsUTF8AndSize(key, &key_size)
-    if key_size <= base_size or memcmp(text, base_text, base_size):
+    if key_size <= base_size or base_size > MAX_BASE or memcmp(text, base_text, base_size):
         return None
     if key_size - base_size == 6 and memcmp(text + base_size, b"config", 6) == 0:
         return None
@@ -267,51 +310,73 @@ def plain(str base, str key, bytes value, object revision, long default_ttl):
         return None
     if found.ttl == 0 and default_ttl < 0:
         return None
-    length = read_name(text + base_size, key_size - base_size, name)
-    if length == 0:
+    length[0] = read_name(text + base_size, key_size - base_size, name)
+    if length[0] == 0:
         return None
     if found.host_length == 0:
         data = read_text(&found)
         if data is None:
             return None
-        gift = (key, revision, None, _TXT, shared_ttl(found.ttl or default_ttl), data)
-        return PyBytes_FromStringAndSize(<char *>name, length), gift
-    size = read_host(&found, address)
-    if size == 0:
+        return key, revision, None, _TXT, shared_ttl(found.ttl or default_ttl), data
+    made = Plain.__new__(Plain)
+    made.size = <uint8_t>read_host(&found, made.octets)
+    if made.size == 0:
         return None
     left = found.strip
     while left and name[skipped]:
         skipped += name[skipped] + 1
         left -= 1
-    if name[skipped] == 0:
-        skipped = 0
-    memcpy(target, b"\x00\x0a\x00\x64\x00\x00", 6)     # priority 10, weight 100, port 0
-    memcpy(target + 6, name + skipped, length - skipped)
-    gift = (
-        key, revision, None,
-        _A if size == 4 else _AAAA, shared := shared_ttl(found.ttl or default_ttl),
-        PyBytes_FromStringAndSize(<char *>address, size),
-        _SRV, shared, PyBytes_FromStringAndSize(<char *>target, 6 + length - skipped),
-    )
-    return PyBytes_FromStringAndSize(<char *>name, length), gift
+    made.key, made.revision, made.base = key, revision, <uint16_t>base_size
+    made.ttl = found.ttl or <uint32_t>default_ttl
+    made.skipped = <uint8_t>skipped if name[skipped] else 0
+    return made
+
+
+def plain(str base, str key, bytes value, object revision, long default_ttl):
+    """(name, what is kept) of a key that gives an address and a SRV with port 0 to its name, a Plain; or a text, a
+    gift. None: the long way.
+
+    base: what all keys begin with, with the last slash. It comes to what skydns.decode and the views come to for a name
+    that has this service alone, in the `coredns` semantics; default_ttl, in seconds, is for a value without one.
+    """
+    cdef uint8_t name[MAX_NAME + 1]
+    cdef int length
+    made = take(base, key, value, revision, default_ttl, name, &length)
+    return None if made is None else (PyBytes_FromStringAndSize(<char *>name, length), made)
+
+
+# ---------------------------------------------------------------- names and keys
+
+cdef int name_into(Plain plain, uint8_t *name) except -1:
+    """The name of its key; its length."""
+    return spell_name(plain.key, plain.base, name)
+
+
+cdef int spell_name(str key, Py_ssize_t base, uint8_t *name) except -1:
+    """The name of a key that is plain, behind the first `base` octets; its length. Raises ValueError."""
+    cdef Py_ssize_t size
+    cdef const char *text = PyUnicode_AsUTF8AndSize(key, &size)
+    cdef int length = read_name(text + base, size - base, name) if size > base else 0
+    if length == 0:
+        raise ValueError(f"{key!r} is not a plain key")
+    return length
+
+
+cdef bytes behind(bytes name):
+    """The name without its first label."""
+    cdef Py_ssize_t skipped = <Py_ssize_t><uint8_t>PyBytes_AS_STRING(name)[0] + 1
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(name) + skipped, PyBytes_GET_SIZE(name) - skipped)
 
 
 def name_of(str base, str key):
-    """The name of a key that is plain."""
-    cdef Py_ssize_t base_size, key_size
-    cdef const char *text
+    """The name of a key that is plain. Raises ValueError."""
     cdef uint8_t name[MAX_NAME + 1]
-    cdef int length
-    PyUnicode_AsUTF8AndSize(base, &base_size)
-    text = PyUnicode_AsUTF8AndSize(key, &key_size)
-    length = read_name(text + base_size, key_size - base_size, name) if key_size > base_size else 0
-    if length == 0:
-        raise ValueError(f"{key!r} is not a plain key")
+    cdef int length = spell_name(key, len(base), name)
     return PyBytes_FromStringAndSize(<char *>name, length)
 
 
-def spelled(str base, bytes name):
-    """The key that stands for a name if it has no capitals: the inverse of name_of."""
+cdef str key_of(str base, bytes name):
+    """See spelled()."""
     cdef const uint8_t *octets = <const uint8_t *>PyBytes_AS_STRING(name)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(name), at = 0, end
     cdef char path[MAX_NAME + 1]
@@ -329,106 +394,6 @@ def spelled(str base, bytes name):
     return base + PyUnicode_DecodeLatin1(path, size, NULL)
 
 
-# ---------------------------------------------------------------- the zone model's books
-
-cdef object behind(bytes name):
-    """The name without its first label."""
-    cdef Py_ssize_t skipped = <Py_ssize_t><uint8_t>PyBytes_AS_STRING(name)[0] + 1
-    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(name) + skipped, PyBytes_GET_SIZE(name) - skipped)
-
-
-def place(bytes name, tuple gift, zones, dict gifts_to, dict names_of, dict children, nothing):
-    """Enters a gift in the books of loader/zone.py, and returns its zone. nothing: names whose gifts come to nothing.
-
-    None, and it is not entered: the long way. It is not an address or a text, perhaps with a SRV; or its name is not
-    new, or an apex, or outside all zones.
-    """
-    cdef Py_ssize_t parts = len(gift)
-    cdef bytes at = name, up
-    cdef object zone = None, held
-    if gift[FIRST_RR] != _A and gift[FIRST_RR] != _AAAA and gift[FIRST_RR] != _TXT:
-        return None
-    if parts != FIRST_RR + 3 and (parts != FIRST_RR + 6 or gift[FIRST_RR + 3] != _SRV):
-        return None
-    if name in zones or name in gifts_to:
-        return None
-    while zone is None:
-        if PyBytes_AS_STRING(at)[0] == 0:
-            return None
-        at = behind(at)
-        zone = zones.get(at)
-    gifts_to[name] = gift
-    held = names_of.get(gift[0])
-    names_of[gift[0]] = name if held is None else (held, name) if isinstance(held, bytes) else (*held, name)
-    at = name
-    while PyBytes_AS_STRING(at)[0]:                    # as Tree.link does it
-        up = behind(at)
-        held = children.get(up)
-        if held is None:
-            children[up] = at
-            if up in zones or (up in gifts_to and up not in nothing):
-                break
-            at = up
-            continue
-        if isinstance(held, set):
-            held.add(at)
-        elif held != at:
-            children[up] = {held, at}
-        break
-    return zone
-
-
-# ---------------------------------------------------------------- a node
-
-cdef uint8_t *put16(uint8_t *at, uint32_t value) noexcept nogil:
-    at[0] = <uint8_t>(value >> 8)
-    at[1] = <uint8_t>value
-    return at + 2
-
-
-def block(bytes name, int flags, tuple gift):
-    """compiler.node of a name that has this gift alone. None: the long way, for it is not one RR, nor two of different
-    types, the lower one first."""
-    cdef Py_ssize_t parts = len(gift), name_size = PyBytes_GET_SIZE(name), size, at, data_size
-    cdef uint8_t *out
-    cdef node_header header
-    cdef directory_entry entry
-    cdef bytes made, data
-    cdef uint32_t ttl, type_
-    if parts != FIRST_RR + 3 and (parts != FIRST_RR + 6 or gift[FIRST_RR] >= gift[FIRST_RR + 3]):
-        return None
-    size = NODE_HEADER_SIZE + name_size
-    for at in range(FIRST_RR, parts, 3):
-        data = gift[at + 2]
-        size += DIRECTORY_ENTRY_SIZE + RR_HEAD + PyBytes_GET_SIZE(data)
-    header.units = <uint32_t>((size + 7) >> 3)
-    header.name_length = <uint8_t>name_size
-    header.types = <uint8_t>((parts - FIRST_RR) // 3)
-    header.flags = <uint16_t>flags
-    made = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>header.units << 3)
-    out = <uint8_t *>PyBytes_AS_STRING(made)
-    memset(out + size, 0, (<size_t>header.units << 3) - size)
-    memcpy(out, &header, NODE_HEADER_SIZE)
-    out += NODE_HEADER_SIZE
-    memcpy(out, PyBytes_AS_STRING(name), name_size)
-    out += name_size
-    for at in range(FIRST_RR, parts, 3):
-        data = gift[at + 2]
-        entry.type = <uint16_t>gift[at]
-        entry.count = 1
-        entry.length = <uint16_t>(RR_HEAD + PyBytes_GET_SIZE(data))
-        memcpy(out, &entry, DIRECTORY_ENTRY_SIZE)
-        out += DIRECTORY_ENTRY_SIZE
-    for at in range(FIRST_RR, parts, 3):
-        data = gift[at + 2]
-        data_size = PyBytes_GET_SIZE(data)
-        type_ = gift[at]
-        ttl = gift[at + 1]
-        out = put16(out, 0xC00C)                       # the owner: where the question's name is
-        out = put16(out, type_)
-        out = put16(out, 1)                            # IN
-        out = put16(put16(out, ttl >> 16), ttl)
-        out = put16(out, <uint32_t>data_size)
-        memcpy(out, PyBytes_AS_STRING(data), data_size)
-        out += data_size
-    return made
+def spelled(str base, bytes name):
+    """The key that stands for a name if it has no capitals: the inverse of name_of."""
+    return key_of(base, name)

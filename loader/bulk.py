@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from loader._short import block, place
-from loader.compiler import FIRST_RR, Gift, Given
+from loader._books import Books
+from loader._nodes import block, blocks
+from loader._short import Plain
+from loader.compiler import FIRST_RR, Gift
 from loader.model import Record
 from loader.names import STAR
 from loader.rdata import DNAME, NS, SOA
 from shm.layout import NodeFlag
 
 if TYPE_CHECKING:
+    from loader.feed import ByName
     from loader.zone import Zones
 
 _WILDCARD, _AGGREGATE = int(NodeFlag.WILDCARD_CHILD), int(NodeFlag.AGGREGATE)
@@ -73,27 +76,33 @@ def give_all(
     return left
 
 
-def fill(model: Zones, given: Iterable[Given], step: int) -> Iterator[None]:
+def books_of(model: Zones) -> Books:
+    """Of the model: what compiled code goes through."""
+    gifts, children = model._gifts, model._tree._children
+    return Books(model._zones, model._touch, gifts.by_name, gifts.by_key, children, model._void, model._aggregates)
+
+
+def fill(model: Zones, by_name: ByName, step: int) -> Iterator[None]:
     """Takes names with all that a source gives to them, which has given nothing before (loader/feed.py: ByName). As if
     its keys were applied, and its aggregates marked. Yields every `step` names."""
-    gifts, zones, children, void = model._gifts, model._zones, model._tree._children, model._void
-    gifts_to, names_of = gifts.by_name, gifts.by_key
-    for number, (name, several, aggregate) in enumerate(given, 1):
+    gifts, aggregates, books = model._gifts, model._aggregates, books_of(model)
+    for _ in by_name.place(books, step):
         model._unlisted = True
-        zone = None
-        if len(several) == 1:
-            zone = place(name, several[0], zones, gifts_to, names_of, children, void)
-        if zone is None:
+        books.tell()
+        yield
+    for number, (name, several, aggregate) in enumerate(by_name, 1):
+        model._unlisted = True
+        if len(several) != 1 or not books.place(name, several[0]):
             for gift in several:
                 gifts.put(name, gift)
                 model._pend(name, gift[1])
                 model._tree.link(name)
-        elif several[0][1] > zone.touched:
-            model._touch(zone, several[0][1])
         if aggregate:
-            model._aggregates.add(name)
+            aggregates.add(name)
         if number % step == 0:
+            books.tell()
             yield
+    books.tell()
 
 
 #: Types that change what other names are; an RR of another type that is alone at its name may take the short way.
@@ -127,19 +136,24 @@ def give_again(model: Zones, key: str, record: Record, revision: int, cause: int
 
 def nodes(model: Zones) -> Iterator[bytes]:
     """The node blocks of all names that are given to. The model is settled, and nothing is applied meanwhile."""
-    zones, children, void, aggregates = model._zones, model._tree._children, model._void, model._aggregates
-    cuts, outside, compile_ = model._cuts, model._outside, model._compile
-    has_child = model._tree.has_child
-    open_ = not cuts  # nothing is beneath a cut
+    if model._cuts:
+        yield from _nodes_among_cuts(model)
+        return
+    left: list[bytes] = []
+    yield from blocks(books_of(model), model._outside, _WILDCARD, _AGGREGATE, left)
+    yield from filter(None, map(model._compile, left))
+
+
+def _nodes_among_cuts(model: Zones) -> Iterator[bytes]:
+    zones, void, aggregates, cuts = model._zones, model._void, model._aggregates, model._cuts
+    has_child, compile_ = model._tree.has_child, model._compile
     above, plain = None, False  # of the name before; plain: what is beneath `above` is in a zone, and under no cut
     for name, held in model._gifts.by_name.items():
-        if type(held) is tuple and name not in zones and name not in void:
-            if open_:
-                plain = name not in outside
-            elif (behind := name[name[0] + 1 :]) != above:
+        if (type(held) is Plain or type(held) is tuple) and name not in zones and name not in void:
+            if (behind := name[name[0] + 1 :]) != above:
                 above, plain = behind, model.is_plain(name)
             if plain and name not in cuts:
-                flags = _WILDCARD if name in children and has_child(name, STAR + name) else 0
+                flags = _WILDCARD if has_child(name, STAR + name) else 0
                 made = block(name, flags | _AGGREGATE if name in aggregates else flags, held)
                 if made is not None:
                     yield made

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from loader import records
+from loader._books import Books
 from loader._plain import Short
 from loader.compiler import Gift, Given
 from loader.last_good import rounds
@@ -84,7 +85,13 @@ class ByName(Protocol):
 
     left: set[str]
 
-    def __iter__(self) -> Iterator[Given]: ...
+    def place(self, books: Books, step: int) -> Iterator[None]:
+        """Enters most of the names itself, `step` at a time."""
+        ...
+
+    def __iter__(self) -> Iterator[Given]:
+        """The other names, after that."""
+        ...
 
 
 class FeedStatus(Protocol):

@@ -1,19 +1,21 @@
 """What which key gives to which name, looked up both ways. What it comes to is zone.py's and compiler.py's matter.
 
-A million keys are kept: most give one gift to one name, and each is kept as itself, without a container around it.
+A million keys are kept: most give one gift to one name, and each is kept as itself, without a container around it, or
+as a Plain, which is smaller. Whoever asks is given the gift.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from loader._short import Plain
 from loader.compiler import Gift
 
 #: Gifts to one name that are kept in a list; more go into a dictionary by key. Lists are smaller, and most names have
 #: one or two gifts; but a SkyDNS service aggregates thousands.
 _FEW = 8
 
-Held = Gift | list[Gift] | dict[str, Gift]
+Held = Plain | Gift | list[Gift] | dict[str, Gift]
 
 
 class Gifts:
@@ -22,13 +24,19 @@ class Gifts:
     __slots__ = ("by_key", "by_name")
 
     def __init__(self) -> None:
-        self.by_key: dict[str, bytes | tuple[bytes, ...]] = {}  # the names that a key gives to, one as itself
-        self.by_name: dict[bytes, Held] = {}  # one gift as itself; see _FEW
+        # The names that a key gives to, one as itself. That of a Plain goes without saying, if it is given the same.
+        self.by_key: dict[str, bytes | tuple[bytes, ...]] = {}
+        self.by_name: dict[bytes, Held] = {}  # one gift as itself, or a Plain; see _FEW
 
     def names_of(self, key: str) -> tuple[bytes, ...]:
         """The names that a key gives to."""
         owners = self.by_key.get(key, ())
-        return (owners,) if isinstance(owners, bytes) else owners
+        if not isinstance(owners, bytes):
+            return owners
+        held = self.by_name.get(owners)
+        if isinstance(held, Plain) and (own := held.name) != owners and self.by_name.get(own) is held:
+            return own, owners
+        return (owners,)
 
     def set_names(self, key: str, owners: Collection[bytes]) -> None:
         """From now on these are the names that a key gives to."""
@@ -47,6 +55,8 @@ class Gifts:
         held = self.by_name.get(name, ())
         if isinstance(held, dict):
             return held.values()
+        if isinstance(held, Plain):
+            return (held.gift(),)
         return (held,) if held and isinstance(held, tuple) else held
 
     def find(self, name: bytes, key: str) -> Gift | None:
@@ -68,14 +78,9 @@ class Gifts:
 
     def add_name(self, key: str, name: bytes) -> None:
         """The key gives to the name, too."""
-        held = self.by_key.get(key)
-        if held is None:
-            self.by_key[key] = name
-        elif isinstance(held, bytes):
-            if held != name:
-                self.by_key[key] = (held, name)
-        elif name not in held:
-            self.by_key[key] = (*held, name)
+        owners = self.names_of(key)
+        if name not in owners:
+            self.set_names(key, (*owners, name))
 
     def replace(self, name: bytes, old: Gift | None, new: Gift | None) -> None:
         """The name gets `new` in place of `old`, which is one of its gifts; of the same key. None: nothing."""
@@ -88,7 +93,7 @@ class Gifts:
             if len(held) <= _FEW // 2:
                 self.by_name[name] = list(held.values())
             return
-        gifts = [gift for gift in self.to(name) if gift is not old]
+        gifts = [gift for gift in self.to(name) if old is None or gift[0] != old[0]]
         if new is not None:
             gifts.append(new)
         if len(gifts) > _FEW:

@@ -13,13 +13,13 @@ and `labels` are ours (loader/attributes.py). Numbers that do not fit their reco
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
 from loader import attributes, names, rdata, targets
+from loader._short import Plain, fold
 from loader.attributes import Attributes
 from loader.compiler import Gift
 from loader.model import DEFAULT_TTL, MAX_TTL, Put, Reject
@@ -31,7 +31,6 @@ _MAPPED = bytes(10) + b"\xff\xff"
 _REVERSE = (b"\x07in-addr\x04arpa\0", b"\x03ip6\x04arpa\0")
 _DEFAULT_PRIORITY, _DEFAULT_WEIGHT = 10, 100
 #: Before the target, in the SRV of a service that has no priority, no weight, no port, and no others beside it.
-_PLAIN_SRV = struct.pack(">HHH", _DEFAULT_PRIORITY, 100, 0)
 #: CoreDNS's min-lease-ttl and max-lease-ttl, in seconds.
 _SHORTEST_LEASE, _LONGEST_LEASE = 30, 86400
 
@@ -154,30 +153,30 @@ def set_ttl(service: Service, lease_ttl: Callable[[int], int], default_ttl: int 
     service.ttl = min(ttls, default=default_ttl)
 
 
-def folded(service: Service) -> Gift | None:
-    """What is kept of a plain service: an address and a SRV with port 0, or a text, as a name gets it that has no other
-    service (the `coredns` semantics). None for others."""
+def folded(service: Service, base: str) -> Plain | Gift | None:
+    """What is kept of a plain service, whose key is `base` and what its name is spelled as: an address and a SRV with
+    port 0, or a text, as a name gets it that has no other service (the `coredns` semantics). None for others."""
     if service.explicit or service.group or service.lease or service.ttl < 0 or type(service) is not Service:
         return None
     if service.kind == TEXT:
         return service.key, service.revision, None, rdata.TXT, service.ttl, service.text
     if service.type not in _ADDRESSES:
         return None
-    srv = _PLAIN_SRV + service.target
-    return (
-        service.key, service.revision, None, service.type, service.ttl, service.data, rdata.SRV, service.ttl, srv,
-    )  # fmt: skip
+    skipped = len(service.name) - len(service.target)
+    return fold(base, service.key, service.revision, service.ttl, service.data, skipped)
 
 
-def unfolded(name: bytes, gift: Gift) -> Service:
-    """The service of a plain key (loader/_short.pyx), as far as the `coredns` semantics ask for it."""
+def unfolded(name: bytes, kept: Plain | Gift) -> Service:
+    """The service of a plain key, as far as the `coredns` semantics ask for it."""
     made = Service()
-    made.key, made.revision, made.ttl, made.name = gift[0], gift[1], gift[4], name
-    if gift[3] == rdata.TXT:
-        made.kind, made.type, made.data, made.text, made.target = TEXT, 0, b"", gift[5], name
+    made.name = name
+    if isinstance(kept, Plain):
+        made.key, made.revision, made.ttl = kept.key, kept.revision, kept.ttl
+        made.kind, made.type, made.data, made.text = HOST, kept.type, kept.address, b""
+        made.target = name[kept.skipped :]
     else:
-        made.kind, made.type, made.data, made.text = HOST, gift[3], gift[5], b""
-        made.target = gift[8][len(_PLAIN_SRV) :]
+        made.key, made.revision, _, _, made.ttl, made.text = kept
+        made.kind, made.type, made.data, made.target = TEXT, 0, b"", name
     made.lease, made.group, made.strip = 0, "", 0
     made.port, made.priority, made.weight = 0, _DEFAULT_PRIORITY, _DEFAULT_WEIGHT
     made.explicit = made.mail = False

@@ -24,36 +24,30 @@ def rank(key: str) -> bytes:
 class Beneath:
     """Name -> the keys beneath it."""
 
-    __slots__ = ("_group_of", "_grouped", "_keys", "_levels", "_most", "names")
+    __slots__ = ("_group_of", "_grouped", "_levels", "_most", "keys")
 
     def __init__(self, most: int, group_of: Callable[[str], str]) -> None:
         """group_of: key -> its group; of every key that is in here, and of none but these."""
         self._most, self._group_of = most, group_of
-        self._keys: dict[bytes, str | list[str]] = {}  # one as itself
-        self.names = self._keys.keys()  # for who asks a million times; else: `in`
+        self.keys: dict[bytes, str | list[str]] = {}  # one as itself; loader/_books.pyx fills it, too
         self._levels: dict[bytes, Counter[tuple[int, str]]] = {}  # of names with groups beneath them
         self._grouped: set[bytes] = set()  # while they are loaded: those that `sort` makes levels for
 
     def __contains__(self, name: bytes) -> bool:
-        return name in self._keys
+        return name in self.keys
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._keys)
-
-    def only(self, name: bytes) -> str | None:
-        """The key beneath a name that has one, and no more."""
-        held = self._keys.get(name)
-        return held if isinstance(held, str) else None
+        return iter(self.keys)
 
     def crowded(self) -> Iterator[tuple[bytes, int]]:
         """Names with more keys beneath them than they answer with, and how many."""
-        for name, held in self._keys.items():
+        for name, held in self.keys.items():
             if not isinstance(held, str) and len(held) > self._most:
                 yield name, len(held)
 
     def sample(self, name: bytes) -> tuple[list[str], int]:
         """The keys that a name answers with, and how many there are to choose from."""
-        held = self._keys.get(name, ())
+        held = self.keys.get(name, ())
         keys = (held,) if isinstance(held, str) else held
         levels = self._levels.get(name)
         group = winning_group(levels) if levels else ""
@@ -64,7 +58,7 @@ class Beneath:
 
     def beyond(self, name: bytes, key: str) -> bool:
         """Whether a key without a group cannot be in the name's sample, whether it comes, goes or is another one."""
-        held = self._keys.get(name, "")
+        held = self.keys.get(name, "")
         if isinstance(held, str) or len(held) <= self._most or name in self._levels:
             return False
         return rank(key) > rank(held[self._most - 1])
@@ -73,13 +67,12 @@ class Beneath:
 
     def load(self, above: Iterable[bytes], key: str, group: str) -> None:
         """add() without keeping order; `sort` must follow before anything is asked."""
-        keys = self._keys
         for name in above:
-            held = keys.get(name)
+            held = self.keys.get(name)
             if held is None:
-                keys[name] = key
+                self.keys[name] = key
             elif isinstance(held, str):
-                keys[name] = [held, key]
+                self.keys[name] = [held, key]
             else:
                 held.append(key)
             if group:
@@ -87,12 +80,12 @@ class Beneath:
 
     def sort(self) -> Iterator[None]:
         """After the last load(), in steps."""
-        for held in self._keys.values():
+        for held in self.keys.values():
             if not isinstance(held, str) and len(held) > self._most:
                 held.sort(key=rank)
                 yield
         for name in self._grouped:
-            held = self._keys[name]
+            held = self.keys[name]
             self._levels[name] = Counter(map(self._level, (held,) if isinstance(held, str) else held))
         self._grouped.clear()
 
@@ -100,11 +93,11 @@ class Beneath:
 
     def add(self, name: bytes, key: str, group: str) -> None:
         """A key that is not there yet."""
-        held = self._keys.get(name)
+        held = self.keys.get(name)
         if held is None:
-            held = self._keys[name] = key
+            held = self.keys[name] = key
         elif isinstance(held, str):
-            held = self._keys[name] = [held, key]
+            held = self.keys[name] = [held, key]
         else:
             held.append(key)
         if not isinstance(held, str):
@@ -121,9 +114,9 @@ class Beneath:
 
     def remove(self, name: bytes, key: str) -> None:
         """A key that is there; group_of still knows it."""
-        held = self._keys[name]
+        held = self.keys[name]
         if isinstance(held, str):
-            del self._keys[name]
+            del self.keys[name]
         elif len(held) > self._most:
             at = bisect_left(held, rank(key), key=rank)
             while held[at] != key:
@@ -132,7 +125,7 @@ class Beneath:
         else:
             held.remove(key)
         if not isinstance(held, str) and len(held) == 1:
-            self._keys[name] = held[0]
+            self.keys[name] = held[0]
         levels = self._levels.get(name)
         if levels is not None:
             levels[self._level(key)] -= 1

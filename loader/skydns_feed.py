@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -113,8 +114,9 @@ class SkydnsFeed:
             return self._changes(item)
         self._revision = item.revision
         tree = self._make_tree()  # a new one: an earlier listing may still be read from the old one
-        for _ in tree.replacing(item.entries, self._tree):
-            await asyncio.sleep(0)  # a million keys take half a minute
+        entries, item = list(item.entries), replace(item, entries=[])  # the snapshot may want its own list
+        for _ in tree.replacing(entries, self._tree):
+            await asyncio.sleep(0)  # a million keys take seconds
         update = _loaded(tree, item, self._tree.aggregates())
         self._tree = tree
         self._forget(self._leases.known())

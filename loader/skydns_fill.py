@@ -1,17 +1,17 @@
 """All that a SkyDNS source gives, name by name instead of key by key: for a zone model that has nothing of it yet.
 
 Key by key, each key asks all names above it what they answer, and each of these is settled once for each of its keys.
-Name by name, a name is looked at once, and most have one plain key, whose gift is there already.
+Name by name, a name is looked at once, and most have one plain key, of which all is known (loader/_books.pyx).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loader._short import name_of
+from loader._books import Books, Fill
 from loader.compiler import Gift, Given
 from loader.skydns import Service
-from loader.skydns_tree import ServiceTree, is_name
+from loader.skydns_tree import ServiceTree
 
 
 class ByName:
@@ -20,71 +20,52 @@ class ByName:
 
     def __init__(self, tree: ServiceTree) -> None:
         self._tree = tree
+        self._names: list[bytes] = []  # that were not placed
+        self._keys: list[str] = []  # whose names were not
         self.left: set[str] = set()
 
+    def place(self, books: Books, step: int) -> Iterator[None]:
+        """Those with one plain key, which most are."""
+        services, (hosts, texts) = self._tree.services, self._tree.beneath
+        fill = Fill(books, services.base, services.zones, services.by_key, hosts.keys, texts.keys, services.odd)
+        beneath = [*hosts, *(name for name in texts if name not in hosts)]
+        for start in range(0, len(beneath), step):
+            self._names += fill.beneath(beneath[start : start + step])
+            yield
+        keys = list(services.by_key)
+        for start in range(0, len(keys), step):
+            self._keys += fill.own(keys[start : start + step])
+            yield
+
     def __iter__(self) -> Iterator[Given]:
-        yield from self._own()
-        yield from self._beneath()
-        services = self._tree.services
-        for name in services.odd_names():
-            if name not in services.zones and not any(name in beneath for beneath in self._tree.beneath):
+        """All others."""
+        services, odd = self._tree.services, self._tree.services.odd
+        for name in self._names:
+            yield self._given(name)
+        for key in self._keys:
+            service = services.get(key)
+            if service is None:
+                continue
+            name = services.owner(service)
+            if name not in services.zones and name not in odd and not self._is_beneath(name):
+                yield self._given(name)
+        for name in list(odd):
+            if name not in services.zones and not self._is_beneath(name):
                 yield self._given(name)
         for name in services.zones:
             yield self._given(name)
 
-    def _own(self) -> Iterator[Given]:
-        """Names with one key of their own, and nothing beneath them."""
-        services = self._tree.services
-        base, by_key, has_odd, zones = services.base, services.by_key, services.has_odd, services.zones
-        hosts, texts = (beneath.names for beneath in self._tree.beneath)
-        some_odd = bool(services.odd_names())
-        for key in list(by_key):
-            held = by_key.get(key)
-            if held is None:
-                continue
-            name = name_of(base, key) if isinstance(held, tuple) else services.owner(held)
-            if name in hosts or name in texts or name in zones or (some_odd and has_odd(name)):
-                continue
-            if not isinstance(held, tuple):
-                yield self._given(name)
-            elif is_name(name):
-                yield name, (held,), False
-
-    def _beneath(self) -> Iterator[Given]:
-        """Names with keys beneath them, but for the apexes."""
-        services = self._tree.services
-        by_key, zones, has_own = services.by_key, services.zones, services.has_own
-        hosts, texts = self._tree.beneath
-        only, with_texts = hosts.only, texts.names
-        for name in list(hosts):
-            if name in zones:
-                continue
-            key = only(name)
-            held = by_key.get(key) if key is not None else None
-            if isinstance(held, tuple) and name not in with_texts and not has_own(name) and is_name(name):
-                yield name, (held,), True
-            else:
-                yield self._given(name)
-        only, with_hosts = texts.only, hosts.names
-        for name in list(texts):
-            if name in with_hosts or name in zones:
-                continue
-            key = only(name)
-            held = by_key.get(key) if key is not None else None
-            if isinstance(held, tuple) and not has_own(name) and is_name(name):
-                yield name, (held,), True
-            else:
-                yield self._given(name)
+    def _is_beneath(self, name: bytes) -> bool:
+        return any(name in beneath for beneath in self._tree.beneath)
 
     def _given(self, name: bytes) -> Given:
         """Of any name."""
-        by_key = self._tree.services.by_key
+        services = self._tree.services
         gifts: list[Gift] = []
         for key, records in self._tree.view(name).items():
-            held = by_key[key]
-            if not isinstance(held, tuple) and type(held) is not Service:
+            held = services.by_key[key]
+            if isinstance(held, Service) and type(held) is not Service:
                 self.left.add(key)
                 continue
-            revision = held[1] if isinstance(held, tuple) else held.revision
-            gifts.append((key, revision, None, *(part for record in records for part in record)))
+            gifts.append((key, services.revision_of(key), None, *(part for record in records for part in record)))
         return name, gifts, self._tree.is_aggregate(name)

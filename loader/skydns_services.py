@@ -1,7 +1,7 @@
 """The SkyDNS services of one source, by key, and the names that each of them belongs to.
 
 Most keys are plain (skydns.folded): an address, a SRV with port 0, nothing else; or a text. Of these no Service is kept
-but the gift, the very object that the zone model keeps; the Service is made of it when it is wanted.
+but a smaller object, the very one that the zone model keeps; the Service is made of it when it is wanted.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from loader import names, skydns
-from loader._short import name_of, spelled
+from loader._short import Plain, name_of, spelled
 from loader.compiler import Gift
 from loader.skydns import HOST, TEXT, Semantics, Service
 
@@ -22,18 +22,20 @@ _SPECIAL = b"\x03dns"
 class Services:
     """`by_key` may be read. Names are wire form, in lower case."""
 
-    __slots__ = ("_odd", "_of_lease", "base", "by_key", "default_ttl", "semantics", "zones")
+    __slots__ = ("_of_lease", "base", "by_key", "default_ttl", "odd", "semantics", "zones")
 
     def __init__(self, prefix: str, zones: Collection[bytes], semantics: Semantics, default_ttl: int) -> None:
         self.base = prefix.rstrip("/") + "/"
         self.zones, self.semantics, self.default_ttl = frozenset(zones), semantics, default_ttl
-        self.by_key: dict[str, Service | Gift] = {}
-        self._odd: dict[bytes, list[str]] = {}  # name -> those of its own keys that are not spelled as it is
+        self.by_key: dict[str, Service | Plain | Gift] = {}
+        self.odd: dict[bytes, list[str]] = {}  # name -> those of its own keys that are not spelled as it is
         self._of_lease: dict[int, set[str]] = {}
 
     def get(self, key: str) -> Service | None:
         held = self.by_key.get(key)
-        return skydns.unfolded(name_of(self.base, key), held) if isinstance(held, tuple) else held
+        if held is None or isinstance(held, Service):
+            return held
+        return skydns.unfolded(name_of(self.base, key), held)
 
     def of(self, key: str) -> Service:
         """Of a key that is there."""
@@ -43,29 +45,27 @@ class Services:
 
     def group_of(self, key: str) -> str:
         held = self.by_key[key]
-        return "" if isinstance(held, tuple) else held.group
+        return held.group if isinstance(held, Service) else ""
+
+    def revision_of(self, key: str) -> int | None:
+        held = self.by_key.get(key)
+        return held[1] if isinstance(held, tuple) else None if held is None else held.revision
+
+    def lease_of(self, key: str) -> int:
+        """0: none."""
+        held = self.by_key.get(key)
+        return held.lease if isinstance(held, Service) else 0
 
     def keys_of(self, lease: int) -> Collection[str]:
         return self._of_lease.get(lease, ())
 
     def own(self, name: bytes) -> list[Service]:
         """Those whose own records are at the name."""
-        found = [self.of(key) for key in self._odd.get(name, ())]
+        found = [self.of(key) for key in self.odd.get(name, ())]
         service = self.get(spelled(self.base, name))
         if service is not None and self.owner(service) == name:
             found.append(service)
         return found
-
-    def has_odd(self, name: bytes) -> bool:
-        """Whether the name has keys of its own that are not spelled as it is."""
-        return name in self._odd
-
-    def odd_names(self) -> list[bytes]:
-        return list(self._odd)
-
-    def has_own(self, name: bytes) -> bool:
-        """Whether `own` may find something."""
-        return name in self._odd or spelled(self.base, name) in self.by_key
 
     # ------------------------------------------------------------ come and go
 
@@ -73,30 +73,30 @@ class Services:
         """A key that is not there."""
         owner = self.owner(service)
         spelled_so = spelled(self.base, owner) == service.key
-        if self.semantics == "coredns" and spelled_so and (gift := skydns.folded(service)) is not None:
-            self.by_key[service.key] = gift
+        if self.semantics == "coredns" and spelled_so and (kept := skydns.folded(service, self.base)) is not None:
+            self.by_key[service.key] = kept
             return
         self.by_key[service.key] = service
         if service.lease:
             self._of_lease.setdefault(service.lease, set()).add(service.key)
         if not spelled_so:
-            self._odd.setdefault(owner, []).append(service.key)
+            self.odd.setdefault(owner, []).append(service.key)
 
     def remove(self, service: Service) -> None:
         """What `add` did. A plain one is not in the other books."""
-        if isinstance(self.by_key.pop(service.key), tuple):
+        if not isinstance(self.by_key.pop(service.key), Service):
             return
         self._release(service)
         owner = self.owner(service)
-        odd = self._odd.get(owner)
+        odd = self.odd.get(owner)
         if odd is not None and service.key in odd:
             odd.remove(service.key)
             if not odd:
-                del self._odd[owner]
+                del self.odd[owner]
 
     def lease_anew(self, service: Service, lease: int) -> None:
         """The key has another lease, and is the same else."""
-        if isinstance(self.by_key[service.key], tuple):
+        if not isinstance(self.by_key[service.key], Service):
             self.by_key[service.key] = service
         self._release(service)
         service.lease = lease

@@ -15,10 +15,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 from loader import names, skydns
 from loader import skydns_views as views
-from loader._short import plain
+from loader._books import Load
 from loader.attributes import Conditional
 from loader.model import Put, Record, Reject
-from loader.rdata import TXT
 from loader.skydns import HOST, POINTER, TEXT, ConditionalService, Semantics, Service
 from loader.skydns_beneath import Beneath
 from loader.skydns_services import APEX, NS, Services
@@ -76,28 +75,23 @@ class ServiceTree:
 
     def replace(self, puts: Iterable[Put]) -> None:
         """Forget everything; these are all keys."""
-        for _ in self.replacing(puts):
+        for _ in self.replacing(list(puts)):
             pass
 
-    def replacing(self, puts: Iterable[Put], before: ServiceTree | None = None) -> Iterator[None]:
-        """replace() in steps of some 50 ms: nothing else may be asked for until it is through. before: the tree that
-        this one is to replace, for what it is to keep."""
+    def replacing(self, puts: list[Put], before: ServiceTree | None = None) -> Iterator[None]:
+        """replace() in steps of some 50 ms: nothing else may be asked for until it is through. puts: empty at the end,
+        for what has been taken may be large. before: the tree that this one is to replace, for what it is to keep."""
         self._clear()
-        services = self.services
-        base, by_key, over = services.base, services.by_key, services.over
-        load_host, load_text = (beneath.load for beneath in self.beneath)
-        short = self._semantics == "coredns"
-        for number, put in enumerate(puts, 1):
-            found = None
-            if short and not put.lease:
-                found = plain(base, put.key, put.value, put.mod_revision, self._default_ttl)
-            if found is None:
-                self._load(put, before)
-            else:
-                by_key[put.key] = found[1]
-                (load_text if found[1][3] == TXT else load_host)(over(found[0]), put.key, "")
-            if number % _STEP == 0:
-                yield
+        services, (hosts, texts) = self.services, self.beneath
+        short = Load(services.base, self._default_ttl, services.zones, services.by_key, hosts.keys, texts.keys)
+        puts.reverse()
+        while puts:
+            some = puts[: -_STEP - 1 : -1]
+            del puts[-_STEP:]
+            left = short.load(some) if self._semantics == "coredns" else range(len(some))
+            for number in left:
+                self._load(some[number], before)
+            yield
         for beneath in self.beneath:
             yield from beneath.sort()
 
@@ -200,13 +194,11 @@ class ServiceTree:
         return [Record(None, *rr) for rr in given]
 
     def revision_of(self, key: str) -> int | None:
-        held = self.services.by_key.get(key)
-        return held[1] if isinstance(held, tuple) else None if held is None else held.revision
+        return self.services.revision_of(key)
 
     def lease_of(self, key: str) -> int:
         """0: none."""
-        held = self.services.by_key.get(key)
-        return 0 if held is None or isinstance(held, tuple) else held.lease
+        return self.services.lease_of(key)
 
     def keys_of(self, lease: int) -> Collection[str]:
         return self.services.keys_of(lease)

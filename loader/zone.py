@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from loader import bulk, compiler, names
-from loader._short import block
+from loader._nodes import block
+from loader._short import Plain
 from loader.apexes import Apexes, Zone
 from loader.compiler import Gift
 from loader.cuts import BELOW_CUT, FREE, OCCLUDED, Cuts
@@ -370,8 +371,10 @@ class Zones:
         flags = self._flags(name, zone.apex, state) if beneath or self._cuts else 0
         if name in self._aggregates:
             flags |= NodeFlag.AGGREGATE
-        if isinstance(held, tuple) and name != zone.apex and (made := block(name, int(flags), held)) is not None:
-            return made
+        if isinstance(held, Plain | tuple) and name != zone.apex:
+            made = block(name, int(flags), held)
+            if made is not None:
+                return made
         if name == zone.apex:
             if zone.rrsets is None:
                 zone.rrsets = compiler.merge(name, self._gifts.to(name), name).rrsets

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import dns.flags
 import dns.message
 import dns.rcode
 
 from loader import bulk, names
+from loader._books import Books
+from loader.compiler import Given
 from loader.feed import ByName, Update
 from loader.model import Changes, Delete, Listing, Put
 from loader.skydns import Semantics
@@ -21,6 +23,27 @@ from tests.support.tables import make_table
 
 PREFIX = "/skydns"
 SIZE = 1 << 22
+
+
+class Told:
+    """A ByName that fails if it gives a name twice."""
+
+    def __init__(self, by_name: ByName, zones: Zones) -> None:
+        self._by_name, self._zones = by_name, zones
+
+    @property
+    def left(self) -> set[str]:
+        return self._by_name.left
+
+    def place(self, books: Books, step: int) -> Iterator[None]:
+        return self._by_name.place(books, step)
+
+    def __iter__(self) -> Iterator[Given]:
+        told = set(self._zones._gifts.by_name)
+        for given in self._by_name:
+            assert given[0] not in told
+            told.add(given[0])
+            yield given
 
 
 class World:
@@ -78,12 +101,10 @@ class World:
             (self.marked.add if on else self.marked.discard)(name)
 
     def _fill(self, by_name: ByName, update: Update) -> None:
-        given = list(by_name)
-        assert len({name for name, _, _ in given}) == len(given)
-        for _ in bulk.fill(self.zones, given, 100):
+        for _ in bulk.fill(self.zones, Told(by_name, self.zones), 100):
             pass
         self._keys = {*self.zones.keys(), *update.problems}
-        self.marked.update(name for name, _, on in given if on)
+        self.marked.update(self.zones._aggregates)
         for key in by_name.left:
             self.zones.apply(key, update.records[key] or (), update.revisions[key])
 

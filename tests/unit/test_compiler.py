@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader import compiler, names
-from loader._short import block
+from loader._nodes import block
 from loader.compiler import Gift, Merged
 from shm.layout import NEGATIVE_SOA, NodeFlag
 from shm.node import RRset, pack, unpack

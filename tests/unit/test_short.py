@@ -1,9 +1,10 @@
-"""loader/_short.pyx: the short ways come to what the long ways do, or decline."""
+"""loader/_short.pyx, loader/_nodes.pyx: the short ways come to what the long ways do, or decline."""
 
 from __future__ import annotations
 
+import gc
 import json
-import struct
+import sys
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loader import compiler, names, skydns
-from loader._short import block, name_of, plain, spelled
+from loader import skydns_views as views
+from loader._nodes import block
+from loader._short import SRV_HEAD, Plain, fold, name_of, plain, spelled
 from loader.model import Put, Reject
 from tests.support.skydns import PREFIX
 
@@ -20,20 +23,31 @@ DEFAULT_TTL = 300
 
 
 def long_way(key: str, value: bytes) -> tuple[bytes, tuple[Any, ...]] | None:
-    """What is kept of a service that the schema decodes, if it is plain."""
+    """The name and the gift of a service that the schema decodes, if it is plain, from its records."""
     try:
         service = skydns.decode(PREFIX, Put(key, value, 7), lambda lease: 0, DEFAULT_TTL)
     except Reject:
         return None
-    gift = None if service is None else skydns.folded(service)
-    return None if service is None or gift is None else (service.name, gift)
+    if service is None or skydns.folded(service, BASE) is None:
+        return None
+    hosts, texts = ([service] if service.kind == kind else [] for kind in (skydns.HOST, skydns.TEXT))
+    view = views.hosts_view(hosts, service.name, "coredns", apex=False) | views.texts_view(texts)
+    return service.name, (key, 7, None, *(part for record in view[key] for part in record))
+
+
+def gift_of(kept: Plain | tuple[Any, ...]) -> tuple[Any, ...]:
+    return kept.gift() if isinstance(kept, Plain) else kept
 
 
 def check(key: str, value: bytes) -> bool:
     """Whether the short way took it."""
     found = plain(BASE, key, value, 7, DEFAULT_TTL)
-    assert found is None or found == long_way(key, value)
-    return found is not None
+    if found is None:
+        return False
+    name, kept = found
+    assert (name, gift_of(kept)) == long_way(key, value)
+    assert block(name, 3, kept) == block(name, 3, gift_of(kept))
+    return True
 
 
 TEXT = '"heritage=external-dns,external-dns/owner=default,external-dns/resource=service/default/nginx"'
@@ -153,37 +167,39 @@ def test_a_block_of_two_rrsets(labels: list[str], flags: int, ttl: int, first: b
     assert block(name, flags, ("key", 1, None, 1, ttl, first, 33, ttl, second)) == expected
 
 
-def test_unfolded_is_what_was_folded() -> None:
-    key = "/skydns/test/example/www/x"
-    service = skydns.decode(PREFIX, Put(key, b'{"host":"192.0.2.1","ttl":60,"targetstrip":1}', 7), lambda lease: 0)
-    assert service is not None
-    gift = skydns.folded(service)
-    assert gift is not None
-    assert gift[8] == struct.pack(">HHH", 10, 100, 0) + names.from_text("www.example.test")
-    again = skydns.unfolded(service.name, gift)
-    for field in (
-        "key",
-        "revision",
-        "name",
-        "target",
-        "kind",
-        "type",
-        "data",
-        "port",
-        "priority",
-        "weight",
-        "ttl",
-        "group",
-    ):
-        assert getattr(again, field) == getattr(service, field)
+FIELDS_KEPT = (
+    "key", "revision", "name", "target", "kind", "type", "data", "text", "port", "priority", "weight", "ttl", "group",
+)  # fmt: skip
 
 
-def test_a_text_is_folded_and_unfolded() -> None:
-    key = "/skydns/test/example/www"
-    service = skydns.decode(PREFIX, Put(key, b'{"text":"x"}', 7), lambda lease: 0, 60)
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"host":"192.0.2.1","ttl":60,"targetstrip":1}', b'{"host":"2001:db8::1"}', b'{"text":"x"}',
+        b'{"host":"192.0.2.1","targetstrip":9}',
+    ],
+)  # fmt: skip
+def test_unfolded_is_what_was_folded(value: bytes) -> None:
+    put = Put("/skydns/test/example/www/x", value, 7)
+    service = skydns.decode(PREFIX, put, lambda lease: 0, 60)
     assert service is not None
-    gift = skydns.folded(service)
-    assert gift == (key, 7, None, 16, 60, b"\x01x")
-    again = skydns.unfolded(service.name, gift)
-    for field in ("key", "revision", "name", "kind", "type", "data", "text", "ttl", "group"):
-        assert getattr(again, field) == getattr(service, field)
+    kept = skydns.folded(service, BASE)
+    assert kept is not None
+    again = skydns.unfolded(service.name, kept)
+    assert {f: getattr(again, f) for f in FIELDS_KEPT} == {f: getattr(service, f) for f in FIELDS_KEPT}
+
+
+def test_a_plain_one_is_small() -> None:
+    found = plain(BASE, "/skydns/test/example/www", b'{"host":"192.0.2.1","targetstrip":1}', 7, 60)
+    assert found is not None
+    assert sys.getsizeof(found[1]) <= 64
+    assert not gc.is_tracked(found[1])
+    assert gift_of(found[1])[8] == SRV_HEAD + names.from_text("example.test")
+
+
+@pytest.mark.parametrize(
+    ("key", "address"), [("/other/test", b"1234"), ("/skydns/test", b"123"), ("/skydns/test", b"")]
+)
+def test_what_cannot_be_folded(key: str, address: bytes) -> None:
+    with pytest.raises(ValueError, match="not a plain key"):
+        fold(BASE, key, 7, 60, address, 0)

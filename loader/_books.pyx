@@ -1,0 +1,327 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, autotestdict=False
+"""The first list of a SkyDNS source, compiled: into the tree's books, and from there into the zone model's. A part of
+loader/skydns_tree.py and loader/skydns_fill.py, for speed.
+
+Two million names the long way take half a minute. What is unusual in any way is left to it here, too.
+
+The same name is one object in all books, as far as that can be: a million of them are 64 MB.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
+from libc.string cimport memcmp
+
+cimport cython
+
+from loader._short cimport MAX_NAME, Plain, behind, key_of, spell_name, take
+
+cdef enum:
+    TYPE_A = 1
+    TYPE_TXT = 16
+    TYPE_AAAA = 28
+    TYPE_SRV = 33
+    FIRST_RR = 3                   # loader/compiler.py: Gift
+
+
+cdef bint is_name(const uint8_t *name) noexcept nogil:
+    """skydns_tree.is_name: whether no label of it stands for all labels."""
+    while name[0]:
+        if (name[0] == 1 and name[1] == c"*") or (name[0] == 3 and memcmp(name + 1, b"any", 3) == 0):
+            return False
+        name += name[0] + 1
+    return True
+
+
+# ---------------------------------------------------------------- keys into the tree
+
+@cython.final
+cdef class Load:
+    """Takes the keys of a list that are plain into the books of a loader/skydns_tree.py's ServiceTree."""
+
+    cdef str base
+    cdef long default_ttl
+    cdef object zones
+    cdef dict by_key, hosts, texts
+    cdef list above          # of the key before: the names above its own, up to an apex
+
+    def __init__(self, str base, long default_ttl, zones, dict by_key, dict hosts, dict texts):
+        """base: what all keys begin with, with the last slash. zones: the apexes. The books: key -> what is kept; name
+        -> the keys beneath it, hosts or texts, one as itself."""
+        self.base, self.default_ttl, self.zones = base, default_ttl, zones
+        self.by_key, self.hosts, self.texts = by_key, hosts, texts
+        self.above = []
+
+    def load(self, list puts):
+        """The numbers of those that it left alone. Nobody has asked yet what lies beneath a name."""
+        cdef uint8_t name[MAX_NAME + 1]
+        cdef int length
+        cdef Py_ssize_t number
+        cdef list left = []
+        cdef str key
+        for number in range(len(puts)):
+            put = puts[number]
+            key = put.key
+            kept = None
+            if not put.lease:
+                kept = take(self.base, key, put.value, put.mod_revision, self.default_ttl, name, &length)
+            if kept is None:
+                left.append(number)
+                continue
+            self.by_key[key] = kept
+            self.climb(name, length)
+            enter(self.hosts if type(kept) is Plain else self.texts, self.above, key)
+        return left
+
+    cdef int climb(self, const uint8_t *name, int length) except -1:
+        """`above` is the name's from now on; what it shares with the name before is the same objects."""
+        cdef list found = []
+        cdef int at = 0
+        cdef Py_ssize_t i = 0, count = len(self.above)
+        cdef bytes one = PyBytes_FromStringAndSize(<char *>name, length)
+        while one not in self.zones:
+            if name[at] == 0:
+                found.clear()          # outside all zones
+                break
+            at += name[at] + 1
+            while i < count and PyBytes_GET_SIZE(<bytes>self.above[i]) > length - at:
+                i += 1
+            if i < count and is_same(<bytes>self.above[i], name + at, length - at):
+                found.extend(self.above[i:])
+                break
+            one = PyBytes_FromStringAndSize(<char *>name + at, length - at)
+            found.append(one)
+        self.above = found
+        return 0
+
+
+cdef bint is_same(bytes name, const uint8_t *octets, Py_ssize_t size) noexcept:
+    return PyBytes_GET_SIZE(name) == size and memcmp(PyBytes_AS_STRING(name), octets, size) == 0
+
+
+cdef int depth(str key, Py_ssize_t base) except -1:
+    """Labels of a key."""
+    cdef Py_ssize_t i
+    cdef int count = 1
+    for i in range(base, len(key)):
+        count += key[i] == u"/"
+    return count
+
+
+cdef int enter(dict beneath, list above, str key) except -1:
+    """The key lies beneath these names (skydns_beneath.Beneath.load)."""
+    for name in above:
+        held = beneath.get(name)
+        if held is None:
+            beneath[name] = key
+        elif type(held) is list:
+            (<list>held).append(key)
+        else:
+            beneath[name] = [held, key]
+    return 0
+
+
+cdef int labels_of(bytes name) noexcept:
+    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(name)
+    cdef int labels = 0
+    while at[0]:
+        at += at[0] + 1
+        labels += 1
+    return labels
+
+
+# ---------------------------------------------------------------- names into the zone model
+
+@cython.final
+cdef class Books:
+    """The zone model's books, for names that are new."""
+
+    def __init__(self, zones, touch, dict gifts_to, dict names_of, dict children, dict nothing, set aggregates):
+        """zones: loader/apexes.py. touch: is told of a zone and of the revision that touched it. The books: what is
+        given to a name, lone gifts as themselves; the names that a key gives to, one as itself; name -> its children;
+        the names whose gifts come to nothing; the aggregates."""
+        self.zones, self.touch = zones, touch
+        self.gifts_to, self.names_of, self.children, self.nothing = gifts_to, names_of, children, nothing
+        self.aggregates = aggregates
+        self.zone, self.revision = None, 0
+
+    def place(self, bytes name, gift):
+        """Whether it could be entered as the name's only gift; else the long way: it is not an address or a text,
+        perhaps with a SRV; or its name is not new, or an apex, or outside all zones."""
+        if type(gift) is tuple and not is_usual(<tuple>gift):
+            return False
+        return self.placed(name, gift)
+
+    def tell(self):
+        """The zones' revisions: before anybody else looks."""
+        if self.zone is not None:
+            self.touch(self.zone, self.revision)
+        self.zone, self.revision = None, 0
+
+    cdef bint placed(self, bytes name, gift) except -1:
+        cdef bytes up = behind(name) if PyBytes_GET_SIZE(name) > 1 else name
+        cdef str key
+        cdef long long revision
+        zone = self.zone_beneath(up)
+        if zone is None or name in self.zones or name in self.gifts_to:
+            return False
+        if type(gift) is Plain:
+            key, revision = (<Plain>gift).key, (<Plain>gift).revision
+        else:
+            key, revision = (<tuple>gift)[0], (<tuple>gift)[1]
+        self.gifts_to[name] = gift
+        held = self.names_of.get(key)
+        if held is None:
+            self.names_of[key] = name
+        else:
+            self.names_of[key] = (held, name) if type(held) is bytes else (*held, name)
+        self.link(name, up)
+        self.touched(zone, revision)
+        return True
+
+    cdef bint both_placed(self, bytes name, bytes own, Plain gift) except -1:
+        """The same of a name, and of that of its only key, a child of it."""
+        cdef bytes up = behind(name) if PyBytes_GET_SIZE(name) > 1 else name
+        zone = self.zone_beneath(up)
+        if zone is None or name in self.zones or own in self.zones or gift.key in self.names_of:
+            return False
+        if name in self.gifts_to or own in self.gifts_to or name in self.children:
+            return False
+        self.gifts_to[name] = gift
+        self.gifts_to[own] = gift
+        self.names_of[gift.key] = name                 # and its own: loader/gifts.py
+        self.link(name, up)
+        self.children[name] = own
+        self.touched(zone, gift.revision)
+        return True
+
+    cdef object zone_beneath(self, bytes up):
+        """Of the names beneath it that are no apexes; None: they are outside all zones."""
+        zone = self.zones.get(up)
+        return self.zones.around(up) if zone is None else zone
+
+    cdef int touched(self, zone, long long revision) except -1:
+        if zone is not self.zone:
+            self.tell()
+            self.zone = zone
+        if revision > self.revision:
+            self.revision = revision
+        return 0
+
+    cdef int link(self, bytes name, bytes up) except -1:
+        """As loader/tree.py does it."""
+        while PyBytes_GET_SIZE(name) > 1:
+            held = self.children.get(up)
+            if held is not None:
+                if type(held) is set:
+                    (<set>held).add(name)
+                elif held != name:
+                    self.children[up] = {held, name}
+                return 0
+            self.children[up] = name
+            if up in self.zones or (up in self.gifts_to and up not in self.nothing):
+                return 0
+            name = up
+            up = behind(name) if PyBytes_GET_SIZE(name) > 1 else name
+        return 0
+
+
+cdef bint is_usual(tuple gift) except -1:
+    cdef Py_ssize_t parts = len(gift)
+    cdef long first = gift[FIRST_RR]
+    if first != TYPE_A and first != TYPE_AAAA and first != TYPE_TXT:
+        return False
+    return parts == FIRST_RR + 3 or (parts == FIRST_RR + 6 and gift[FIRST_RR + 3] == TYPE_SRV)
+
+
+@cython.final
+cdef class Fill:
+    """Names out of a tree's books into a zone model's: those that have one plain key, of their own or beneath them."""
+
+    cdef Books books
+    cdef str base
+    cdef object zones
+    cdef dict by_key, hosts, texts, odd
+    cdef set depths                # numbers of labels that keys have
+    cdef int deepest
+
+    def __init__(self, Books books, str base, zones, dict by_key, dict hosts, dict texts, dict odd):
+        """See Load; odd: the names that have keys of their own which are not spelled as they are."""
+        cdef str key
+        self.books, self.base, self.zones = books, base, zones
+        self.by_key, self.hosts, self.texts, self.odd = by_key, hosts, texts, odd
+        self.depths = {depth(key, len(base)) for key in by_key}
+        self.deepest = max(self.depths, default=0)
+
+    def beneath(self, list names):
+        """Takes names that have keys beneath them; returns those that it left alone. An apex is neither."""
+        cdef list left = []
+        cdef bytes name
+        for name in names:
+            if name not in self.zones and not self.aggregate(name):
+                left.append(name)
+        return left
+
+    def own(self, list keys):
+        """Takes the names of these keys; returns the keys that it left alone. Names that have something beneath them,
+        or odd keys, are neither."""
+        cdef list left = []
+        cdef uint8_t octets[MAX_NAME + 1]
+        cdef int length
+        cdef bytes name
+        cdef str key
+        for key in keys:
+            held = self.by_key.get(key)
+            if held is None:
+                continue
+            if type(held) is not Plain and type(held) is not tuple:
+                left.append(key)
+                continue
+            length = spell_name(key, len(self.base), octets)
+            if not is_name(octets):
+                continue
+            name = PyBytes_FromStringAndSize(<char *>octets, length)
+            if self.books.gifts_to.get(name) is held or name in self.zones or not self.stands_alone(name):
+                continue
+            if not self.books.placed(name, held):
+                left.append(key)
+        return left
+
+    cdef bint aggregate(self, bytes name) except -1:
+        """With the name of the key beneath it, if that is a child: all there is to know of it is at hand."""
+        cdef uint8_t octets[MAX_NAME + 1]
+        cdef int length, first
+        cdef bytes own
+        key = self.hosts.get(name)
+        other = self.texts.get(name)
+        if (key is None) == (other is None):
+            return False
+        if key is None:
+            key = other
+        if type(key) is not str:
+            return False
+        held = self.by_key.get(key)
+        if type(held) is not Plain and (other is None or type(held) is not tuple):
+            return False
+        if name in self.odd or self.has_key(name):
+            return False
+        if not is_name(<const uint8_t *>PyBytes_AS_STRING(name)):
+            return False
+        self.books.aggregates.add(name)
+        if type(held) is Plain:
+            length = spell_name(<str>key, len(self.base), octets)
+            first = octets[0] + 1
+            if is_same(name, octets + first, length - first) and is_name(octets):
+                own = PyBytes_FromStringAndSize(<char *>octets, length)
+                if own not in self.zones and self.stands_alone(own) and self.books.both_placed(name, own, <Plain>held):
+                    return True
+        return self.books.placed(name, held)
+
+    cdef bint has_key(self, bytes name) except -1:
+        """Whether there is a key that is spelled as the name is."""
+        return labels_of(name) in self.depths and key_of(self.base, name) in self.by_key
+
+    cdef bint stands_alone(self, bytes name) except -1:
+        """Whether there is nothing beneath it, and no odd key."""
+        if name in self.odd:
+            return False
+        return labels_of(name) >= self.deepest or (name not in self.hosts and name not in self.texts)
