@@ -156,7 +156,7 @@ def _ask_loader(settings: Settings, made: Explanation) -> None:
     wanted |= {found.zone for _, found in made.steps if found.zone and found.kind is Kind.REFUSED}
     try:
         for name in sorted(wanted):
-            made.told[name] = _told(asking.request(settings, "explain", name=name))
+            made.told[name] = _told(asking.request(settings, "explain", name=name, type=made.type))
         rejects = asking.rejects(settings, MOST_SEARCHED)
     except StandoffError as error:
         made.missing = str(error)
@@ -248,8 +248,10 @@ def _same(type: int, told: bytes, data: bytes) -> bool:
     return told == data or type == SOA or (len(told) >= CUT and data.startswith(told))
 
 
-def made_note(type: int) -> str:
-    """Who gave a record that no key gives."""
+def made_note(type: int, told: Told | None = None) -> str:
+    """Who gave a record that no key gives. told: what the loader has told of its name."""
+    if told is not None and told.total > len(told.given):
+        return f"from a key that is not among the {len(told.given)} of {told.total} that the loader tells of"
     if type in (SOA, NS):
         return "made by the loader: the zone brings none"
     return "from no key that the loader knows now: it has changed since, or follows from others"

@@ -9,6 +9,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from server.resolve import asks_for_all
 from shm import node
 from shm.layout import NEGATIVE_SOA, NodeFlag
 from shm.node import Node, RRset
@@ -65,6 +66,9 @@ def resolve(find: Find, name: bytes, type: int, text: Callable[[bytes], str]) ->
     if nodes[0].name == name:
         return _at(nodes[0], apex, type, Kind.ANSWER, "", text)
     encloser = nodes[0]
+    if asks_for_all(encloser, name):
+        why = f"{text(name)} asks for all beneath {text(encloser.name)}, which is that name's own answer"
+        return _at(encloser, apex, type, Kind.ANSWER, why, text)
     star = find(WILDCARD + encloser.name) if encloser.flags & NodeFlag.WILDCARD_CHILD else None
     if star is None:
         why = f"{text(name)} does not exist; the nearest name that does is {text(encloser.name)}"

@@ -5,7 +5,8 @@ then a msgpack map. A request has "command"; a reply has "ok" and "message". One
 
     status                            what the model holds, and how the sources are
     rejects  from                     a page of the keys that give nothing, in no order; more: where the next begins
-    explain  name (wire form)         which keys give what to that name, and what was refused, changed or filtered there
+    explain  name (wire form), type   which keys give what to that name, and what was refused, changed or filtered
+                                      there; type: a number; those that give it, or what may stand in for it
     health, health-set                targets of health checks (loader/filters/service.py)
 
 Nothing here may hold up a change: a reply is made of what is in dictionaries already, for at most PAGE items and
@@ -53,6 +54,9 @@ LOOK_S = 1.0
 #: For the owner and the group, like the server's socket.
 MODE = 0o660
 
+_ANY = 255
+#: Types that an answer may consist of though another one is asked.
+_STAND_INS = frozenset((rdata.CNAME, rdata.DNAME, rdata.NS, rdata.SOA))
 _NUMBERED = re.compile(r"(\d+):(.*)", re.DOTALL)
 
 Handler = Callable[[dict[str, Any]], Mapping[str, Any]]
@@ -155,6 +159,10 @@ class Desk:
         if not isinstance(name, bytes) or not 1 <= len(name) <= 255:
             raise ValueError("name is a name in wire form")
         gifts, problems, warnings = self._known.about(name.lower())
+        type_ = request.get("type")
+        if isinstance(type_, int) and type_ != _ANY:
+            wanted = _STAND_INS | {type_}
+            gifts = [gift for gift in gifts if not wanted.isdisjoint(gift[compiler.FIRST_RR :: 3])]
         room = PAGE_BYTES
         given: list[dict[str, Any]] = []
         for gift in gifts[:PAGE]:

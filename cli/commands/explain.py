@@ -25,6 +25,10 @@ Examples:
   standoff explain www.example.test A --json | jq '.steps[].records[].keys'"""
 
 
+#: Of a name: what is said of one key is said of its neighbours, too. All of them are in the JSON.
+MOST_WARNINGS = 5
+
+
 @make_command("explain", epilog=EXAMPLES, short_help="Which keys gave an answer, and by which rules.")
 @click.argument("name", metavar="NAME")
 @click.argument("type", default="A", required=False, metavar="[TYPE]")
@@ -63,7 +67,10 @@ def show(made: Explanation, status: Status) -> None:
     output.data(f"{explaining.title(made)}  (generation {made.generation}, revision {made.revision})")
     for name, found in made.steps:
         _show_step(made, name, found)
-    _show_rejects("rejected or changed", [one for told in made.told.values() for one in told.problems + told.warnings])
+    said = [one for told in made.told.values() for one in (*told.problems, *told.warnings[:MOST_WARNINGS])]
+    _show_rejects("rejected or changed", said)
+    if any(len(told.warnings) > MOST_WARNINGS for told in made.told.values()):
+        output.data("  and more that were changed")
     for name, told in sorted(made.told.items()):
         if told.held:
             output.data(f"{name_text(name)} does not follow the source: {told.held}")
@@ -104,7 +111,7 @@ def _show_step(made: Explanation, name: bytes, found: Finding) -> None:
                 source = f" of source {given.source}" if given.source else ""
                 output.data(f"      {given.key} at revision {given.revision}{source}")
             if not givers and not made.missing:
-                output.data(f"      {explaining.made_note(rrset.type)}")
+                output.data(f"      {explaining.made_note(rrset.type, made.told.get(found.owner or b''))}")
 
 
 def _show_rejects(title: str, found: list[Reject]) -> None:

@@ -108,6 +108,19 @@ def test_what_is_not_known(path: Path) -> None:
     assert not control.ask(path, "rejects", {"from": -1})[0].ok
 
 
+def test_explain_tells_of_the_type_asked_for_and_how_many_there_are(path: Path, book: Book) -> None:
+    """Hundreds of SkyDNS keys give to one name, and a reply has no room for all."""
+    address = [(f"/s/{i}", 1, None, 1, 60, bytes(4), 33, 60, bytes(200)) for i in range(600)]
+    book.gifts = [*address, ("/s/ns", 2, None, 2, 60, b"\0"), ("/s/zz", 3, None, 16, 60, b"\1x")]
+    asked = {n: control.ask(path, "explain", {"name": WWW, "type": n})[1] for n in (1, 2, 16, 255)}
+    keys = {n: [gift["key"] for gift in one["gifts"]] for n, one in asked.items()}
+    assert (keys[2], keys[16], keys[255][0]) == (["/s/ns"], ["/s/ns", "/s/zz"], "/s/0")
+    assert (asked[1]["total"], len(keys[1]) < 500) == (601, True)
+    told = explaining.Told([explaining.Given("/s/0", 0, 1, [])], 601)
+    assert explaining.made_note(1, told) == "from a key that is not among the 1 of 601 that the loader tells of"
+    assert "made by the loader" in explaining.made_note(2, explaining.Told())
+
+
 def test_a_socket_that_vanishes_is_made_again(
     settings: Settings, book: Book, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from cli.finding import Kind, resolve
 from loader import names
+from shm.node import unpack
 from tests.support.skydns import World
 
 #: What is asked -> (as CoreDNS, strict).
@@ -291,6 +293,20 @@ def test_ttl_of_lease_and_value(lease: int, granted: int, own: int, expected: in
     world = World(lease_ttls={7: granted})
     world.change(world.put("test/example/www", f'{{"host":"192.0.2.1","ttl":{own}}}', lease))
     assert world.message("www.example.test", "A").answer[0].ttl == expected
+
+
+def test_tools_tell_what_is_answered_to_questions_for_all() -> None:
+    world = World({"test/example/a/x": '{"host":"192.0.2.1"}'})
+    blocks = {unpack(block).name: block for block in world.zones.all_nodes()}
+    for name, kind in (
+        ("*.a", Kind.ANSWER),
+        ("any.a", Kind.ANSWER),
+        ("any.x.a", Kind.NXDOMAIN),
+        ("anyx.a", Kind.NXDOMAIN),
+    ):
+        found = resolve(blocks.get, names.from_text(f"{name}.example.test"), 1, names.to_text)
+        assert found.kind is kind
+        assert found.owner == names.from_text(f"{'a' if kind is Kind.ANSWER else name.partition('.')[2]}.example.test")
 
 
 def test_zones_end_aggregation() -> None:
