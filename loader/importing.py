@@ -29,6 +29,9 @@ BATCH = 100
 FORMATS = ("zone", "jsonl", "msgpack", "powerdns", "route53", "etcd")
 #: Formats that cannot say attributes (docs/filters.md).
 _MUTE = frozenset(("zone", "powerdns", "route53"))
+#: What is told of keys from etcd.
+_LEASED = "has a lease, and is taken over without: nothing removes it when the lease ends"
+_NO_WILDCARD = "is no wildcard as CoreDNS answers; --semantics strict makes it one"
 _SUFFIXES = {".jsonl": "jsonl", ".json": "route53", ".msgpack": "msgpack", ".mp": "msgpack", ".pdns": "powerdns"}
 
 
@@ -185,20 +188,23 @@ class _Once:
     def __init__(self, place: Place) -> None:
         self._place = place
         self.lease_ttl = place.client.lease_ttl
+        self.leased: list[str] = []
 
     async def run(self) -> AsyncGenerator[Listing | Changes, None]:
         puts, revision = await self._place.present()
+        self.leased = [put.key for put in puts if put.lease]
         yield Listing(puts, revision)
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
     """What an etcd prefix gives by its schema: key -> records, key -> the revision of each, key -> why it gives none,
-    and the revision of all."""
+    the keys with a lease, and the revision of all."""
 
     records: dict[str, list[Record]]
     revisions: dict[str, int]
     problems: dict[str, str]
+    leased: list[str]
     revision: int
 
 
@@ -216,11 +222,15 @@ async def listed(place: Place, zones: Collection[bytes], semantics: Semantics = 
             # A full update makes its records while they are read; its problems are there afterwards.
             records = {key: made for key, made in update.records.items() if made}
             revisions = {key: update.revisions[key] for key in records if key in update.revisions}
-            return Listed(records, revisions, dict(update.problems), update.revision)
+            return Listed(records, revisions, dict(update.problems), once.leased, update.revision)
 
 
 async def read_etcd(place: Place, zones: Collection[bytes], semantics: Semantics = "coredns") -> Gathered:
     """The same as record sets."""
     found = await listed(place, zones, semantics)
     flat = [record for made in found.records.values() for record in made]
-    return gather(flat, zones, [Remark(key, reason) for key, reason in found.problems.items()])
+    result = gather(flat, zones, [Remark(key, reason) for key, reason in found.problems.items()])
+    result.notes += [Remark(key, _LEASED) for key in found.leased]
+    if place.url.schema == "skydns" and semantics == "coredns":
+        result.notes += [Remark(key, _NO_WILDCARD) for key in found.records if "*" in key.split("/")]
+    return result

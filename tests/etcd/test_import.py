@@ -150,6 +150,24 @@ def test_from_skydns(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
     assert json.loads(found["/example.test/alias/CNAME"])["data"] == ["www.example.test."]
 
 
+def test_leases_and_wildcards_of_skydns_are_told(shared_etcd: EtcdServer, prefix: str, target: str) -> None:
+    async def lease(etcd: Etcd) -> None:
+        await etcd.put(f"{prefix}/test/example/pod", b'{"host":"192.0.2.2"}', await etcd.grant_lease(600))
+
+    wildcard = f"{prefix}/test/example/apps/*/1acbad7e"
+    fill(shared_etcd, {wildcard: b'{"host":"192.0.2.1","targetstrip":1}'})
+    on_etcd(shared_etcd, lease)
+    told = {
+        semantics: call("import", f"{target}?schema=skydns", "--zone", "example.test", "--semantics", semantics)
+        for semantics in ("coredns", "strict")
+    }
+    for result in told.values():
+        assert f"note: {prefix}/test/example/pod: has a lease" in result.stderr
+    assert f"note: {wildcard}: is no wildcard" in told["coredns"].stderr
+    assert f"{wildcard}: is no" not in told["strict"].stderr
+    assert "/standoff/example.test/*.apps/A" in told["strict"].stdout
+
+
 def test_what_would_not_be_answered_is_told_before_it_is_written(
     shared_etcd: EtcdServer, prefix: str, target: str, tmp_path: Path
 ) -> None:
