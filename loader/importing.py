@@ -220,7 +220,7 @@ async def listed(place: Place, zones: Collection[bytes], semantics: Semantics = 
         async with aclosing(feed.run()) as updates:
             update = await anext(updates)
             # A full update makes its records while they are read; its problems are there afterwards.
-            records = {key: made for key, made in update.records.items() if made}
+            records = dict(sorted((key, made) for key, made in update.records.items() if made))
             revisions = {key: update.revisions[key] for key in records if key in update.revisions}
             return Listed(records, revisions, dict(update.problems), once.leased, update.revision)
 
