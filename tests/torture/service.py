@@ -84,7 +84,8 @@ class Service:
         self._common = ["--instance", instance]
         self._runtime = ["--runtime-dir", str(runtime)]
         self._server = ["--listen", f"127.0.0.1:{port}", "--workers", str(workers), *self._runtime]
-        self.source = ["--source", f"etcd://{etcd.endpoint}{PREFIX}?schema=records"]
+        # The changer takes away more names than the guard lets go of: some fifty a second of three hundred.
+        self.source = ["--source", f"etcd://{etcd.endpoint}{PREFIX}?schema=records", "--guard-floor", "1000"]
 
     def set_workers(self, workers: int) -> None:
         """Before anything is started."""

@@ -67,14 +67,14 @@ class Killer:
     dice: random.Random
     kills: list[tuple[int, str]] = field(default_factory=list)
 
-    def strike(self, victim: str, *, aim: bool = False) -> bool:
-        """SIGKILL to one process of that kind; False if there is none to be had.
+    def strike(self, victim: str, *, aim: bool = False) -> int:
+        """SIGKILL to one process of that kind: its pid, or 0 if there is none to be had.
 
         `aim`: at the moment in which the loader holds the write lock, as far as such a moment can be met.
         """
         pids = self._candidates(victim)
         if not pids:
-            return False
+            return 0
         pid = self.dice.choice(pids)
         if aim:
             words, deadline = self.service.board.loader, time.monotonic() + AIM_S
@@ -83,7 +83,7 @@ class Killer:
         self.kills.append((time.monotonic_ns(), victim))
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        return True
+        return pid
 
     def _candidates(self, victim: str) -> list[int]:
         if victim == WORKER:
@@ -118,9 +118,12 @@ class Loaders:
         published = words.get("published_ns") > words.get("loader_started_ns")
         return bool(loader) and loader != self._killed and published
 
-    def replace(self) -> None:
-        """The one at work has been killed: the standby takes over, and its parent starts another standby."""
-        self._killed = self._service.board.loader.get("loader_pid")
+    def replace(self, killed: int) -> None:
+        """That one has been killed: a standby takes over, and the parent of the dead starts another standby.
+
+        Who takes over may already have written its own pid on the board.
+        """
+        self._killed = killed
 
 
 def check_losses(answers: Answers, killer: Killer) -> None:
@@ -190,6 +193,7 @@ class Scene:
         """What has to hold whoever is killed. The service runs on."""
         answers = self.asker.stop()
         adopted = self.adoptions.stop()
+        self.changer.stop()
         with capsys.disabled():
             print(f"\n{losses(answers, self.killer)}\n{answers.report()}")
         changes = self.changer.changes()
@@ -234,9 +238,9 @@ def test_kills_of_workers_and_loaders(
         if victim != LOADER:
             killer.strike(victim)
         elif loaders.ready():
-            killer.strike(LOADER)
-            loaders.replace()
+            loaders.replace(killer.strike(LOADER))
     answers = on.judge(capsys)
+    assert len(killer.times(LOADER)) > KILLS // 50, "a loader was hardly ever at work"
     check_losses(answers, killer)
     check_connections(answers, killer)
 
@@ -256,10 +260,11 @@ def test_kills_of_a_loader_that_swaps_all_the_time(
         wait_for("a loader is at work", loaders.ready)
         before, since = words.get("publishes"), time.monotonic()
         time.sleep(on.killer.dice.uniform(0, 0.4))
-        assert on.killer.strike(LOADER, aim=kill % 2 == 0)
+        killed = on.killer.strike(LOADER, aim=kill % 2 == 0)
+        assert killed
         swaps += words.get("publishes") - before
         at_work_s += time.monotonic() - since
-        loaders.replace()
+        loaders.replace(killed)
     answers = on.judge(capsys)
     with capsys.disabled():
         print(
