@@ -105,8 +105,7 @@ class SkydnsFeed:
         return parts
 
     async def _take(self, item: Listing | Changes) -> Update:
-        puts = item.entries if isinstance(item, Listing) else [e for e in item.events if isinstance(e, Put)]
-        leases = {put.lease for put in puts if put.lease}
+        leases = _leases(item)
         if leases:
             await self._leases.learn(leases, LIST_PATIENCE if isinstance(item, Listing) else CHANGE_PATIENCE)
         if isinstance(item, Changes):
@@ -144,6 +143,11 @@ class SkydnsFeed:
         if not keys:
             return None
         return _update_of(self._tree, keys, {}, self._revision, {})
+
+
+def _leases(item: Listing | Changes) -> set[int]:
+    events = item.entries if isinstance(item, Listing) else item.events
+    return {event.lease for event in events if isinstance(event, Put) and event.lease}
 
 
 def pieces(changes: Changes, before: int, most: int) -> Iterator[Changes]:

@@ -153,7 +153,8 @@ def again(gate: Gate, nodes: Iterable[bytes]) -> Iterator[bytes]:
     """The blocks of a table in the place of one that cannot be read: the model's, and what is held as it was."""
     names, zones = 0, set()
     for block in _with_held(gate.holdings, nodes):
-        names += bool(block[5])
+        if block[5]:
+            names += 1
         if is_apex(block):
             zones.add(name_of(block))
         yield block

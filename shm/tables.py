@@ -9,6 +9,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 from shm import layout
@@ -22,6 +23,9 @@ from shm.segment import TABLE_MODE, Segment, unlink
 #: A rebuilt table gets room for this many times its present bytes and names.
 GROWTH = 1.25
 SMALLEST_TABLE = 1 << 20
+#: So many node blocks tell how large the others will be, up to so many octets: no memory is taken that nobody needs.
+SAMPLE = 1000
+LARGEST_GUESS = 256
 #: How long the writer waits for the workers to map an announced segment before it swaps all the same: a worker that is
 #: late maps it on its first query after the swap.
 MAP_PATIENCE_S = 0.5
@@ -243,7 +247,7 @@ class TableWriter:
             added = [block for block in changes.values() if block is not None]
             names, used = live.table.names, live.table.used
             self._drop(side)
-            yield from self._build(side, _chain(kept, added), names + len(added), None, used + sum(map(len, added)))
+            yield from self._build(side, chain(kept, added), names + len(added), None, used + sum(map(len, added)))
 
     def _build(
         self,
@@ -253,11 +257,13 @@ class TableWriter:
         progress: Callable[[int], None] | None,
         used: int = 0,
     ) -> Iterator[float]:
-        """Fill a fresh segment for `side`, doubling it as often as needed."""
-        size = max(SMALLEST_TABLE, int(GROWTH * max(used, 64 * names)))
-        target = self._fresh(size, names)
+        """Fill a fresh segment for `side`, doubling it as often as needed. used: octets of the blocks, 0: not known."""
+        blocks = iter(blocks)
+        head = list(islice(blocks, SAMPLE))
+        expected = min(sum(map(len, head)) // max(len(head), 1), LARGEST_GUESS) * names
+        target = self._fresh(max(SMALLEST_TABLE, int(GROWTH * (used or expected))), names)
         try:
-            for done, block in enumerate(blocks, 1):
+            for done, block in enumerate(chain(head, blocks), 1):
                 try:
                     target.table.put(block)
                 except TableFull:
@@ -374,8 +380,3 @@ def remove_leftovers(board: Board) -> int:
 
 def _name(block: bytes) -> bytes:
     return block[layout.NODE_HEADER.size : layout.NODE_HEADER.size + block[4]]
-
-
-def _chain(*parts: Iterable[bytes]) -> Iterator[bytes]:
-    for part in parts:
-        yield from part
