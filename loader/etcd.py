@@ -28,6 +28,7 @@ from loader.etcd_channel import (
     EtcdUnavailable,
     TokenExpired,
     TooLarge,
+    TooSlow,
 )
 from loader.model import NO_UTF8, Delete, Put
 
@@ -37,6 +38,8 @@ PAGE_SIZE = 50_000
 CHUNK = 1_000
 #: When even pages this small are too large, values are of another kind than ours.
 SMALLEST_PAGE = 16
+#: When a page this small takes too long, it is not its size.
+SLOW_PAGE = 10_000
 _ALL_KEYS = b"\0"
 
 
@@ -143,8 +146,8 @@ class Etcd(EtcdChannel):
         """List all keys under prefix as of one revision: the current one, or the one given.
 
         The first page is a linearizable read: nothing that was acknowledged before is missing. The rest is read at the
-        first page's revision. Raises Compacted if that is compacted meanwhile; a page that is too large is asked for
-        again in a smaller size. While a page is converted the next one is on its way.
+        first page's revision. Raises Compacted if that is compacted meanwhile; a page that is too large, or takes too
+        long, is asked for again in a smaller size. While a page is converted the next one is on its way.
         """
         span = self._range(prefix)
         skip = len(self._namespace)
@@ -156,8 +159,8 @@ class Etcd(EtcdChannel):
                     request = self._request_page(span, page_size, revision)
                 try:
                     response = await request
-                except TooLarge:
-                    if page_size <= SMALLEST_PAGE:
+                except (TooLarge, TooSlow) as error:
+                    if page_size <= (SMALLEST_PAGE if isinstance(error, TooLarge) else SLOW_PAGE):
                         raise
                     page_size, request = max(SMALLEST_PAGE, page_size // 4), None
                     continue

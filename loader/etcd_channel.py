@@ -29,6 +29,10 @@ class EtcdUnavailable(EtcdError):
     """This endpoint does not answer now: try the next one, or later."""
 
 
+class TooSlow(EtcdUnavailable):
+    """No answer within the time that a call may take."""
+
+
 class Compacted(EtcdError):
     """The revision asked for is no longer kept. revision: the oldest that is, 0 if etcd did not say."""
 
@@ -108,6 +112,10 @@ def _channel_arguments(options: ClientOptions) -> list[tuple[str, int]]:
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 1000),
+        # Octets on their way to us. With gRPC's own estimate a list over a slow line has so many that the answer to a
+        # ping, behind them, comes too late.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", 1 << 20),
         # A proxy from the environment is meant for web traffic.
         ("grpc.enable_http_proxy", 0),
     ]
@@ -243,7 +251,7 @@ class EtcdChannel:
         if code == status.RESOURCE_EXHAUSTED and "larger than max" in details:
             return TooLarge(f"{where}: message above {self.options.max_message} bytes ({details})")
         if code == status.DEADLINE_EXCEEDED:
-            return EtcdUnavailable(f"{where} does not answer in time; is it overloaded or without a leader?")
+            return TooSlow(f"{where} does not answer in time; is it overloaded or without a leader?")
         hint = "" if code != status.UNAVAILABLE else self._connection_hint(details)
         return EtcdUnavailable(f"{where}: {_for_people(details) or code.name}{hint}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from loader import etcd as etcd_module
 from loader._etcdpb import PERMISSION_READWRITE
 from loader.etcd import Etcd, key_text, prefix_end
 from loader.etcd_channel import AuthFailed, ClientOptions, Compacted, EtcdChannel, EtcdError, EtcdUnavailable, TooLarge
@@ -92,6 +93,25 @@ def test_a_page_too_large_is_asked_for_in_parts(shared_etcd: EtcdServer, prefix:
                 await keys_of(etcd, prefix)
 
     run_async(run())
+
+
+def test_a_slow_line(
+    shared_etcd: EtcdServer, prefix: str, make_proxy: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8 MB through 1 MB/s, with 6 s for a page: signs of life come through beside it, and pages become smaller."""
+    monkeypatch.setattr(etcd_module, "SLOW_PAGE", 1000)
+    names = [f"{prefix}/{number:05}" for number in range(8000)]
+
+    async def body() -> None:
+        async with Etcd(shared_etcd.endpoint) as etcd:
+            for start in range(0, len(names), 500):
+                await etcd.transact([(name, bytes(1000)) for name in names[start : start + 500]])
+        proxy = make_proxy(shared_etcd.endpoint)
+        proxy.delay = 65536 / 1e6
+        async with Etcd(proxy.endpoint, ClientOptions(page_timeout=6.0)) as etcd:
+            assert await keys_of(etcd, prefix, page_size=8000) == names
+
+    run_async(body())
 
 
 def test_lists_above_four_mebibytes(shared_etcd: EtcdServer, prefix: str) -> None:
