@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
@@ -62,6 +63,8 @@ def read(
 
 def _read(source: str, format: str, zones: Collection[bytes], standard_input: Callable[[], bytes]) -> Gathered:
     raw = standard_input() if source == "-" else Path(source.removeprefix("file:")).read_bytes()
+    if format != "msgpack":
+        raw = raw.removeprefix(codecs.BOM_UTF8)
     match format:
         case "jsonl":
             return _json_lines(raw, zones)
@@ -85,7 +88,7 @@ def _zone_file(
 ) -> Gathered:
     result = zonefile.ZoneFile()
     if source == "-":
-        stream = io.TextIOWrapper(io.BytesIO(standard_input()), encoding="utf-8")
+        stream = io.TextIOWrapper(io.BytesIO(standard_input()), zonefile.ENCODING, zonefile.ERRORS)
         zonefile.read_stream(stream, origin, zones, result)
     else:
         zonefile.read(Path(source.removeprefix("file:")), zones, result, origin)

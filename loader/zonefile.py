@@ -8,6 +8,7 @@ example.test and db.example.test start in example.test.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,17 @@ class ZoneFile:
     included: list[Path] = field(default_factory=list)
 
 
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Octets that are no UTF-8 as zone files write octets: `\\233`. Name servers take them as they stand."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(f"\\{octet:03d}" for octet in error.object[error.start : error.end]), error.end
+
+
+#: How zone files are opened.
+ENCODING, ERRORS = "utf-8-sig", "standoff.zonefile"
+codecs.register_error(ERRORS, _escaped)
+
+
 def origin_of(path: Path) -> bytes:
     """The origin that a file's name says. Raises Reject."""
     name = Path(path.name.removesuffix(".signed"))
@@ -72,7 +84,7 @@ def read(path: Path, zones: Collection[bytes], result: ZoneFile, within: bytes |
         origin = within
     if within is not None and not names.is_under(origin, within):
         origin = within
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding=ENCODING, errors=ERRORS) as file:
         _read(file, str(path), origin, zones, result)
 
 

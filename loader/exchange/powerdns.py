@@ -38,7 +38,7 @@ def read(text: str, zones: Collection[bytes] = ()) -> Gathered:
     problems: list[Remark] = []
     known = set(zones)
     origin, ttl = names.ROOT, DEFAULT_TTL
-    for number, raw in enumerate(text.splitlines(), 1):
+    for number, raw in enumerate(text.split("\n"), 1):  # splitlines() takes characters of texts for ends of lines
         line = raw.strip()
         if not line or line.startswith(";") or _CHATTER.match(line):
             continue

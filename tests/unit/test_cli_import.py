@@ -97,6 +97,20 @@ def test_one_zone_is_the_origin_of_one_file_whose_name_says_nothing(tmp_path: Pa
         assert {json.loads(line)["key"].split("/")[2] for line in result.stdout.splitlines()} == {zone}
 
 
+def test_marks_and_octets_of_other_systems() -> None:
+    """Byte order marks, ends of lines, octets that are no UTF-8."""
+    mark, tail = b"\xef\xbb\xbf", ("--zone", "example.test")
+    zone = mark + b'$TTL 60\r\n@ SOA ns1 h 1 2 3 4 5\r\nt TXT "caf\xe9 \xc3\xa9" ; \xff\r\n'
+    pdns = mark + b'example.test 60 IN SOA a b 1 2 3 4 5\r\nt.example.test 60 IN TXT "caf\xe9 \xc3\xa9"\r\n'
+    for form, raw in (("zone", zone), ("powerdns", pdns)):
+        result = call("-", "--from", form, *tail, stdin=raw)
+        assert (result.exit_code, result.stderr) == (0, "")
+        value = json.loads(json.loads(result.stdout.splitlines()[-1])["value"])
+        assert value == {"ttl": 60, "data": ['"caf\\233 \\195\\169"']}
+    lines = mark + b'{"name":"www.example.test","type":"A","data":"192.0.2.1"}\r\n'
+    assert call("-", "--from", "jsonl", *tail, stdin=lines).stderr == ""
+
+
 def test_files_of_a_folder_that_are_not_read_are_told(tmp_path: Path) -> None:
     (tmp_path / "example.test.zone").write_text("$TTL 60\n@ SOA ns1 h 1 2 3 4 5\n")
     (tmp_path / "db.example.test").write_text("www 60 A 192.0.2.1\n")
