@@ -48,8 +48,10 @@ class Model(Protocol):
 
 
 class Filters(Protocol):
-    """What it needs of the chain (chain.py)."""
+    """What it needs of the chain (chain.py). suspects: names at which a filter has crashed or taken too long."""
 
+    @property
+    def suspects(self) -> Container[bytes]: ...
     async def run(self, passages: Sequence[Passage]) -> None: ...
 
 
@@ -120,7 +122,11 @@ class Bank:
             self._dirty.update(self._looked_at.get(text, ()))
 
     def ask_again(self) -> None:
-        """A filter that could not be asked can be now."""
+        """A filter that could not be asked can be now. What it has said before stands."""
+        self._dirty.update(self._bypassed)
+
+    def ask_all(self) -> None:
+        """The time is another one."""
         self._dirty |= self._watched
 
     # ------------------------------------------------------------ out
@@ -174,7 +180,9 @@ class Bank:
         staged, self._staged = self._staged, {}
         self._tell_targets()
         changed = set(staged)
-        watched = sorted(dirty & self._watched)
+        # Those that a filter has failed at come last: what it does there costs none of the others.
+        suspects = self._chain.suspects
+        watched = sorted(dirty & self._watched, key=lambda owner: (owner in suspects, owner))
         for begin in range(0, len(watched), STEP):
             passages = [self._passage(owner, now) for owner in watched[begin : begin + STEP]]
             await self._chain.run(passages)

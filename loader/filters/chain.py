@@ -68,6 +68,11 @@ class Chain:
         """Whether a filter needs to know which targets are up."""
         return any(stage.name == "health" or stage.name not in BUILT_IN for stage in self._stages)
 
+    @property
+    def suspects(self) -> set[bytes]:
+        """Names at which a filter has crashed, or taken too long, when it was asked about them last."""
+        return set[bytes]().union(*(process.suspects for process in self.processes))
+
     async def run(self, passages: Sequence[Passage]) -> None:
         """All names through all filters."""
         for stage in self._stages:

@@ -37,6 +37,7 @@ RETRY_FIRST_S, RETRY_MOST_S = 1.0, 60.0
 MEMORY = 1 << 30
 #: Requests sent ahead, so that the helper never waits for us.
 _AHEAD = 64
+_MOST_SUSPECTS = 1000
 #: A time-out that comes so much late says that it was us who did not look; so often in a row.
 _LATE_S, _HELD_UP_ROUNDS = 0.05, 5
 
@@ -63,6 +64,7 @@ class FilterProcess:
         self._helper: Helper | None = None
         self._lost = asyncio.Event()
         self.trouble = ""
+        self.suspects: set[bytes] = set()  # names at which it was lost when it was asked last
 
     async def run(self) -> None:
         """Keep it running. For ever."""
@@ -107,9 +109,11 @@ class FilterProcess:
                 answer = msgspec.convert(await self._reply(self._helper), Answer)
                 results.append(_result(answer, names[len(results)][0]))
             except TimeoutError:
-                self._lose(f"it took longer than {self._limit_s:g} s")
+                self._lose_at(names[len(results)][1].owner, f"it took longer than {self._limit_s:g} s")
             except (HelperGone, msgspec.ValidationError, LookupError) as error:
-                self._lose(str(error) or "it says what nobody understands")
+                self._lose_at(names[len(results)][1].owner, str(error) or "it says what nobody understands")
+            else:
+                self.suspects.discard(names[len(results) - 1][1].owner)
         if self._helper is not None:
             self.trouble = ""
         return results
@@ -127,7 +131,10 @@ class FilterProcess:
                     raise
         raise TimeoutError
 
-    def _lose(self, why: str) -> None:
+    def _lose_at(self, owner: bytes, why: str) -> None:
+        if len(self.suspects) >= _MOST_SUSPECTS:
+            self.suspects.clear()
+        self.suspects.add(owner)
         self._tell(why)
         if self._helper is not None:
             self._helper.end()

@@ -92,7 +92,8 @@ class FilterService:
                 log.warning(
                     "the clock was set by %+.1f s: all names with attributes are looked at again", ahead - before
                 )
-                self._back()
+                self.bank.ask_all()
+                self._wake()
             pause = self.bank.due - time.time()
             if pause <= 0:
                 self._wake()

@@ -108,6 +108,12 @@ def test_a_filter_that_does_not_come_back_holds_nothing_up(make_stage: MakeStage
         stage.put(**{f"n{number}": [f"198.51.100.{number}"]})
         assert stage.until("a change", lambda n=number: stage.of(f"n{n}") == [f"198.51.100.{n}"]) < 5
     assert "is bypassed" in verdict(stage)["reasons"][0]
+    # Once it is known at which name that happens, the others are asked about before it.
+    stage.put(late=given("fine"))
+    stage.until("others are filtered", lambda: stage.of("late") == ["192.0.2.1"])
+    assert stage.of("good") == ["192.0.2.1"]
+    assert stage.of("bad") == BOTH
+    stage.until("all but one", lambda: stage.metrics()["standoff_names_unfiltered"] == 1)
     stage.put(bad=None, new=given("fine"))
     stage.until("it works again", lambda: stage.of("new") == ["192.0.2.1"])
     stage.until("and all is well", lambda: verdict(stage)["state"] == "ok")
