@@ -26,6 +26,7 @@ PACKETS = int(os.environ.get("STANDOFF_FUZZ_PACKETS") or 1_000_000)
 PARTS = min(4, len(os.sched_getaffinity(0)))
 #: Seconds; for a run that hangs, not a claim about speed.
 PATIENCE_S = 1500 + 60 * MINUTES
+FUZZER = ("tests.fuzz.fuzzer", f"--seed={SEED}", f"--plain={sanitized.ROOT}")
 SUITES = (
     "test_table.py", "test_table_damage.py", "test_hot_path.py", "test_stream_pieces.py", "test_stream_deferred.py",
     "test_limits.py",
@@ -82,8 +83,8 @@ def test_the_sanitizers_watch(tree: Path) -> None:
 
 
 def test_a_million_mutated_packets(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["tests.fuzz.fuzzer", f"--packets={PACKETS // PARTS}", f"--seed={SEED}", f"--minutes={MINUTES}"]
-    parts = [start(tree, *arguments, f"--part={part}") for part in range(PARTS)]
+    amount = (f"--packets={PACKETS // PARTS}", f"--minutes={MINUTES}")
+    parts = [start(tree, *FUZZER, *amount, f"--part={part}") for part in range(PARTS)]
     try:
         reports = [finish(part) for part in parts]
     finally:
@@ -96,7 +97,7 @@ def test_a_million_mutated_packets(tree: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_spoilt_reply_is_noticed(tree: Path) -> None:
     """The fuzzer can fail."""
-    process = start(tree, "tests.fuzz.fuzzer", "--packets=2000", f"--seed={SEED}", STANDOFF_FUZZ_SABOTAGE="900")
+    process = start(tree, *FUZZER, "--packets=2000", STANDOFF_FUZZ_SABOTAGE="900")
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "reference " in output
