@@ -6,17 +6,13 @@ from loader.apexes import Apexes, Zone
 from loader.model import Put
 from loader.skydns import Service
 
+_Kept = dict[str, Service | Plain | tuple[Any, ...]]
+_Keys = dict[bytes, str | list[str]]
+
 @final
 class Load:
-    def __init__(
-        self,
-        base: str,
-        default_ttl: int,
-        zones: Container[bytes],
-        by_key: dict[str, Service | Plain | tuple[Any, ...]],
-        hosts: dict[bytes, str | list[str]],
-        texts: dict[bytes, str | list[str]],
-    ) -> None: ...
+    def __init__(self, base: str, default_ttl: int, zones: Container[bytes], strict: bool) -> None: ...
+    def books(self, by_key: _Kept, hosts: _Keys, texts: _Keys, odd: _Keys) -> None: ...
     def load(self, puts: list[Put]) -> list[int]: ...
 
 @final
@@ -36,15 +32,7 @@ class Books:
 
 @final
 class Fill:
-    def __init__(
-        self,
-        books: Books,
-        base: str,
-        zones: Container[bytes],
-        by_key: dict[str, Service | Plain | tuple[Any, ...]],
-        hosts: dict[bytes, str | list[str]],
-        texts: dict[bytes, str | list[str]],
-        odd: dict[bytes, list[str]],
-    ) -> None: ...
+    def __init__(self, model: Books, base: str, zones: Container[bytes], strict: bool) -> None: ...
+    def books(self, by_key: _Kept, hosts: _Keys, texts: _Keys, odd: _Keys) -> None: ...
     def beneath(self, names: list[bytes]) -> list[bytes]: ...
     def own(self, keys: list[str]) -> list[str]: ...

@@ -13,6 +13,9 @@ from libc.string cimport memcmp
 
 cimport cython
 
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *octets, size_t size, const void *wanted, size_t wanted_size)
+
 from loader._short cimport MAX_NAME, Plain, behind, key_of, spell_name, take
 
 cdef enum:
@@ -41,15 +44,19 @@ cdef class Load:
     cdef str base
     cdef long default_ttl
     cdef object zones
-    cdef dict by_key, hosts, texts
+    cdef bint strict
+    cdef dict by_key, hosts, texts, odd
     cdef list above          # of the key before: the names above its own, up to an apex
 
-    def __init__(self, str base, long default_ttl, zones, dict by_key, dict hosts, dict texts):
-        """base: what all keys begin with, with the last slash. zones: the apexes. The books: key -> what is kept; name
-        -> the keys beneath it, hosts or texts, one as itself."""
-        self.base, self.default_ttl, self.zones = base, default_ttl, zones
-        self.by_key, self.hosts, self.texts = by_key, hosts, texts
+    def __init__(self, str base, long default_ttl, zones, bint strict):
+        """base: what all keys begin with, with the last slash. zones: the apexes. strict: the semantics."""
+        self.base, self.default_ttl, self.zones, self.strict = base, default_ttl, zones, strict
         self.above = []
+
+    def books(self, dict by_key, dict hosts, dict texts, dict odd):
+        """Before anything else. Key -> what is kept; name -> the keys beneath it, hosts or texts; and those of its own
+        that are not spelled as it is. One key as itself."""
+        self.by_key, self.hosts, self.texts, self.odd = by_key, hosts, texts, odd
 
     def load(self, list puts):
         """The numbers of those that it left alone. Nobody has asked yet what lies beneath a name."""
@@ -63,14 +70,32 @@ cdef class Load:
             key = put.key
             kept = None
             if not put.lease:
-                kept = take(self.base, key, put.value, put.mod_revision, self.default_ttl, name, &length)
+                kept = take(self.base, key, put.value, put.mod_revision, self.default_ttl, self.strict, name, &length)
             if kept is None:
                 left.append(number)
                 continue
-            self.by_key[key] = kept
             self.climb(name, length)
-            enter(self.hosts if type(kept) is Plain else self.texts, self.above, key)
+            if not self.strict:
+                enter(self.hosts if type(kept) is Plain else self.texts, self.above, key)
+            elif not self.is_usual(name, length, kept):
+                left.append(number)
+                continue
+            self.by_key[key] = kept
         return left
+
+    cdef bint is_usual(self, const uint8_t *name, int length, kept) except -1:
+        """strict: whether its owner is a name below an apex, and the key is not of the special ones beneath `dns`."""
+        cdef int skipped = (<Plain>kept).skipped if type(kept) is Plain else 0
+        cdef bytes apex
+        if not self.above or memmem(name, length, b"\x03dns", 4) != NULL:
+            return False
+        apex = self.above[len(self.above) - 1]
+        if length - skipped <= PyBytes_GET_SIZE(apex):
+            return False
+        if skipped:
+            owner = next(one for one in self.above if len(one) == length - skipped)
+            enter(self.odd, [owner], kept.key)
+        return True
 
     cdef int climb(self, const uint8_t *name, int length) except -1:
         """`above` is the name's from now on; what it shares with the name before is the same objects."""
@@ -237,19 +262,23 @@ cdef bint is_usual(tuple gift) except -1:
 cdef class Fill:
     """Names out of a tree's books into a zone model's: those that have one plain key, of their own or beneath them."""
 
-    cdef Books books
+    cdef Books model
     cdef str base
     cdef object zones
+    cdef bint strict
     cdef dict by_key, hosts, texts, odd
     cdef set depths                # numbers of labels that keys have
     cdef int deepest
 
-    def __init__(self, Books books, str base, zones, dict by_key, dict hosts, dict texts, dict odd):
-        """See Load; odd: the names that have keys of their own which are not spelled as they are."""
+    def __init__(self, Books model, str base, zones, bint strict):
+        """See Load."""
+        self.model, self.base, self.zones, self.strict = model, base, zones, strict
+
+    def books(self, dict by_key, dict hosts, dict texts, dict odd):
+        """See Load."""
         cdef str key
-        self.books, self.base, self.zones = books, base, zones
         self.by_key, self.hosts, self.texts, self.odd = by_key, hosts, texts, odd
-        self.depths = {depth(key, len(base)) for key in by_key}
+        self.depths = {depth(key, len(self.base)) for key in by_key}
         self.deepest = max(self.depths, default=0)
 
     def beneath(self, list names):
@@ -262,11 +291,11 @@ cdef class Fill:
         return left
 
     def own(self, list keys):
-        """Takes the names of these keys; returns the keys that it left alone. Names that have something beneath them,
-        or odd keys, are neither."""
+        """Takes the names of these keys; returns the keys that it left alone. Apexes, and names that have something
+        beneath them, are neither."""
         cdef list left = []
         cdef uint8_t octets[MAX_NAME + 1]
-        cdef int length
+        cdef int length, at
         cdef bytes name
         cdef str key
         for key in keys:
@@ -277,14 +306,21 @@ cdef class Fill:
                 left.append(key)
                 continue
             length = spell_name(key, len(self.base), octets)
-            if not is_name(octets):
+            at = (<Plain>held).skipped if self.strict and type(held) is Plain else 0
+            if not self.strict and not is_name(octets):
                 continue
-            name = PyBytes_FromStringAndSize(<char *>octets, length)
-            if self.books.gifts_to.get(name) is held or name in self.zones or not self.stands_alone(name):
+            name = PyBytes_FromStringAndSize(<char *>octets + at, length - at)
+            if self.model.gifts_to.get(name) is held or name in self.zones or self.has_beneath(name):
                 continue
-            if not self.books.placed(name, held):
+            if not self.is_only(name, key, at) or not self.model.placed(name, held):
                 left.append(key)
         return left
+
+    cdef bint is_only(self, bytes name, str key, bint stripped) except -1:
+        """Whether the name has no other keys of its own."""
+        if stripped:
+            return self.odd.get(name) == key and not self.has_key(name)
+        return name not in self.odd
 
     cdef bint aggregate(self, bytes name) except -1:
         """With the name of the key beneath it, if that is a child: all there is to know of it is at hand."""
@@ -293,7 +329,7 @@ cdef class Fill:
         cdef bytes own
         key = self.hosts.get(name)
         other = self.texts.get(name)
-        if (key is None) == (other is None):
+        if self.strict or (key is None) == (other is None):
             return False
         if key is None:
             key = other
@@ -306,22 +342,20 @@ cdef class Fill:
             return False
         if not is_name(<const uint8_t *>PyBytes_AS_STRING(name)):
             return False
-        self.books.aggregates.add(name)
+        self.model.aggregates.add(name)
         if type(held) is Plain:
             length = spell_name(<str>key, len(self.base), octets)
             first = octets[0] + 1
             if is_same(name, octets + first, length - first) and is_name(octets):
                 own = PyBytes_FromStringAndSize(<char *>octets, length)
-                if own not in self.zones and self.stands_alone(own) and self.books.both_placed(name, own, <Plain>held):
-                    return True
-        return self.books.placed(name, held)
+                if own not in self.zones and not self.has_beneath(own) and self.is_only(own, <str>key, False):
+                    if self.model.both_placed(name, own, <Plain>held):
+                        return True
+        return self.model.placed(name, held)
 
     cdef bint has_key(self, bytes name) except -1:
         """Whether there is a key that is spelled as the name is."""
         return labels_of(name) in self.depths and key_of(self.base, name) in self.by_key
 
-    cdef bint stands_alone(self, bytes name) except -1:
-        """Whether there is nothing beneath it, and no odd key."""
-        if name in self.odd:
-            return False
-        return labels_of(name) >= self.deepest or (name not in self.hosts and name not in self.texts)
+    cdef bint has_beneath(self, bytes name) except -1:
+        return labels_of(name) < self.deepest and (name in self.hosts or name in self.texts)

@@ -65,11 +65,14 @@ cdef Py_ssize_t whole_units(Py_ssize_t size) noexcept nogil:
 
 cdef bytes plain_block(bytes name, int flags, Plain plain):
     cdef uint8_t octets[MAX_NAME + 1]
-    cdef int length = name_into(plain, octets) - plain.skipped
+    cdef int length
     cdef Py_ssize_t size = NODE_HEADER_SIZE + PyBytes_GET_SIZE(name) + 2 * (DIRECTORY_ENTRY_SIZE + RR_HEAD)
     cdef uint8_t *at
     cdef bytes made
     cdef uint32_t type_ = TYPE_A if plain.size == 4 else TYPE_AAAA
+    if plain.text is not None:
+        return gift_block(name, flags, plain.gift())
+    length = name_into(plain, octets) - plain.skipped
     size += plain.size + SRV_SIZE + length
     made = PyBytes_FromStringAndSize(NULL, whole_units(size))
     at = begin(made, name, flags, 2, size)
@@ -86,7 +89,9 @@ cdef bytes gift_block(bytes name, int flags, tuple gift):
     cdef Py_ssize_t parts = len(gift), size = NODE_HEADER_SIZE + PyBytes_GET_SIZE(name), i
     cdef uint8_t *at
     cdef bytes made, data
-    if parts != FIRST_RR + 3 and (parts != FIRST_RR + 6 or gift[FIRST_RR] >= gift[FIRST_RR + 3]):
+    if parts == FIRST_RR + 6 and gift[FIRST_RR] > gift[FIRST_RR + 3]:
+        gift = gift[:FIRST_RR] + gift[FIRST_RR + 3 :] + gift[FIRST_RR : FIRST_RR + 3]
+    if parts != FIRST_RR + 3 and (parts != FIRST_RR + 6 or gift[FIRST_RR] == gift[FIRST_RR + 3]):
         return None
     for i in range(FIRST_RR, parts, 3):
         data = gift[i + 2]
@@ -106,7 +111,7 @@ cdef bytes gift_block(bytes name, int flags, tuple gift):
 
 def block(bytes name, int flags, gift):
     """compiler.node of a name that has this gift alone. None: the long way, for it is not one RR, nor two of different
-    types, the lower one first."""
+    types."""
     if type(gift) is Plain:
         return plain_block(name, flags, <Plain>gift)
     return gift_block(name, flags, <tuple>gift)

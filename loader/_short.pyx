@@ -242,10 +242,12 @@ cdef object shared_ttl(long ttl):
 @cython.final
 @cython.no_gc
 cdef class Plain:
-    """A key that gives an address, and a SRV with port 0 and the default priority and weight, to one name or several,
-    and has no lease: 64 octets, where its gift (loader/compiler.py) takes four times as much.
+    """A key without a lease that gives an address to one name or several: 64 octets, where its gift
+    (loader/compiler.py) takes four times as much. ttl in seconds.
 
-    ttl in seconds; the SRV's target is the key's name without its first `skipped` octets.
+    coredns: with it goes a SRV with port 0 and the default priority and weight, whose target is the key's name without
+    its first `skipped` octets. strict: `text` is there, TXT data or b"" for none, and the name that it is given to is
+    the key's without its first `skipped` octets.
     """
 
     @property
@@ -255,10 +257,10 @@ cdef class Plain:
 
     @property
     def name(self):
-        """That its key stands for."""
+        """That its own records are at."""
         cdef uint8_t name[MAX_NAME + 1]
-        cdef int length = name_into(self, name)
-        return PyBytes_FromStringAndSize(<char *>name, length)
+        cdef int length = name_into(self, name), at = 0 if self.text is None else self.skipped
+        return PyBytes_FromStringAndSize(<char *>name + at, length - at)
 
     @property
     def address(self):
@@ -270,13 +272,16 @@ cdef class Plain:
         cdef uint8_t name[MAX_NAME + 1]
         cdef int length = name_into(self, name) - self.skipped
         cdef object ttl = shared_ttl(self.ttl)
+        if self.text is not None:
+            given = self.key, self.revision, None, self.type, ttl, self.address
+            return (*given, _TXT, ttl, self.text) if self.text else given
         memcpy(target, PyBytes_AS_STRING(SRV_HEAD), 6)
         memcpy(target + 6, name + self.skipped, length)
         data = PyBytes_FromStringAndSize(<char *>target, 6 + length)
         return self.key, self.revision, None, self.type, ttl, self.address, _SRV, ttl, data
 
 
-def fold(str base, str key, revision, long ttl, bytes address, int skipped):
+def fold(str base, str key, revision, long ttl, bytes address, int skipped, bytes text=None):
     """A Plain. base: what the key begins with, with the last slash; what follows is spelled as the name is, from right
     to left. address: 4 or 16 octets. Raises ValueError."""
     cdef Plain made = Plain.__new__(Plain)
@@ -284,12 +289,14 @@ def fold(str base, str key, revision, long ttl, bytes address, int skipped):
     if not key.startswith(base) or len(base) > MAX_BASE or not base.isascii() or size not in (4, 16):
         raise ValueError(f"{key!r} is not a plain key")
     made.key, made.revision, made.ttl = key, revision, ttl
-    made.base, made.skipped, made.size = len(base), skipped, size
+    made.base, made.skipped, made.size, made.text = len(base), skipped, size, text
     memcpy(made.octets, PyBytes_AS_STRING(address), size)
     return made
 
 
-cdef object take(str base, str key, bytes value, object revision, long default_ttl, uint8_t *name, int *length):
+cdef object take(
+    str base, str key, bytes value, object revision, long default_ttl, bint strict, uint8_t *name, int *length
+):
     """See plain(); the name goes into `name`."""
     cdef Py_ssize_t base_size, key_size
     cdef const char *base_text = PyUnicode_AsUTF8AndSize(base, &base_size)
@@ -298,7 +305,7 @@ cdef object take(str base, str key, bytes value, object revision, long default_t
     cdef Plain made
     cdef int skipped = 0
     cdef uint32_t left
-    cdef bytes data
+    cdef bytes data = None
     if not key.isascii():
         return None
     text = PyUnicode_AsUTF8AndSize(key, &key_size)
@@ -313,15 +320,18 @@ cdef object take(str base, str key, bytes value, object revision, long default_t
     length[0] = read_name(text + base_size, key_size - base_size, name)
     if length[0] == 0:
         return None
-    if found.host_length == 0:
+    if strict or found.host_length == 0:
         data = read_text(&found)
-        if data is None:
+    if found.host_length == 0:
+        if data is None or (strict and found.strip):
             return None
         return key, revision, None, _TXT, shared_ttl(found.ttl or default_ttl), data
     made = Plain.__new__(Plain)
     made.size = <uint8_t>read_host(&found, made.octets)
-    if made.size == 0:
+    if made.size == 0 or (strict and data is None and found.text_length):
         return None
+    if strict:
+        made.text = data or b""
     left = found.strip
     while left and name[skipped]:
         skipped += name[skipped] + 1
@@ -332,16 +342,16 @@ cdef object take(str base, str key, bytes value, object revision, long default_t
     return made
 
 
-def plain(str base, str key, bytes value, object revision, long default_ttl):
-    """(name, what is kept) of a key that gives an address and a SRV with port 0 to its name, a Plain; or a text, a
-    gift. None: the long way.
+def plain(str base, str key, bytes value, object revision, long default_ttl, bint strict=False):
+    """(name, what is kept) of a key that gives an address and nothing unusual, a Plain; or a text, a gift. None: the
+    long way.
 
-    base: what all keys begin with, with the last slash. It comes to what skydns.decode and the views come to for a name
-    that has this service alone, in the `coredns` semantics; default_ttl, in seconds, is for a value without one.
+    base: what all keys begin with, with the last slash; strict: the semantics. It comes to what skydns.decode and the
+    views come to for a name that has this service alone; default_ttl, in seconds, is for a value without one.
     """
     cdef uint8_t name[MAX_NAME + 1]
     cdef int length
-    made = take(base, key, value, revision, default_ttl, name, &length)
+    made = take(base, key, value, revision, default_ttl, strict, name, &length)
     return None if made is None else (PyBytes_FromStringAndSize(<char *>name, length), made)
 
 

@@ -153,31 +153,37 @@ def set_ttl(service: Service, lease_ttl: Callable[[int], int], default_ttl: int 
     service.ttl = min(ttls, default=default_ttl)
 
 
-def folded(service: Service, base: str) -> Plain | Gift | None:
-    """What is kept of a plain service, whose key is `base` and what its name is spelled as: an address and a SRV with
-    port 0, or a text, as a name gets it that has no other service (the `coredns` semantics). None for others."""
+def folded(service: Service, base: str, semantics: Semantics = "coredns") -> Plain | Gift | None:
+    """What is kept of a plain service, whose key is `base` and what its name is spelled as: an address and what goes
+    with it, or a text, as a name gets it that has no other service. None for others."""
     if service.explicit or service.group or service.lease or service.ttl < 0 or type(service) is not Service:
         return None
+    strict = semantics == "strict"
     if service.kind == TEXT:
+        if strict and service.strip:
+            return None
         return service.key, service.revision, None, rdata.TXT, service.ttl, service.text
     if service.type not in _ADDRESSES:
         return None
     skipped = len(service.name) - len(service.target)
-    return fold(base, service.key, service.revision, service.ttl, service.data, skipped)
+    text = service.text if strict else None
+    return fold(base, service.key, service.revision, service.ttl, service.data, skipped, text)
 
 
 def unfolded(name: bytes, kept: Plain | Gift) -> Service:
-    """The service of a plain key, as far as the `coredns` semantics ask for it."""
+    """The service of a plain key, as far as the semantics that it was folded for ask for it."""
     made = Service()
-    made.name = name
+    made.name, made.strip = name, 0
     if isinstance(kept, Plain):
         made.key, made.revision, made.ttl = kept.key, kept.revision, kept.ttl
-        made.kind, made.type, made.data, made.text = HOST, kept.type, kept.address, b""
+        made.kind, made.type, made.data, made.text = HOST, kept.type, kept.address, kept.text or b""
         made.target = name[kept.skipped :]
+        if kept.text is not None:
+            made.strip = sum(1 for _ in names.labels(name)) - sum(1 for _ in names.labels(made.target))
     else:
         made.key, made.revision, _, _, made.ttl, made.text = kept
         made.kind, made.type, made.data, made.target = TEXT, 0, b"", name
-    made.lease, made.group, made.strip = 0, "", 0
+    made.lease, made.group = 0, ""
     made.port, made.priority, made.weight = 0, _DEFAULT_PRIORITY, _DEFAULT_WEIGHT
     made.explicit = made.mail = False
     made.own_ttl = made.ttl

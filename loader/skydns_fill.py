@@ -27,7 +27,8 @@ class ByName:
     def place(self, books: Books, step: int) -> Iterator[None]:
         """Those with one plain key, which most are."""
         services, (hosts, texts) = self._tree.services, self._tree.beneath
-        fill = Fill(books, services.base, services.zones, services.by_key, hosts.keys, texts.keys, services.odd)
+        fill = Fill(books, services.base, services.zones, services.semantics == "strict")
+        fill.books(services.by_key, hosts.keys, texts.keys, services.odd)
         beneath = [*hosts, *(name for name in texts if name not in hosts)]
         for start in range(0, len(beneath), step):
             self._names += fill.beneath(beneath[start : start + step])
@@ -39,24 +40,14 @@ class ByName:
 
     def __iter__(self) -> Iterator[Given]:
         """All others."""
-        services, odd = self._tree.services, self._tree.services.odd
-        for name in self._names:
+        services, done = self._tree.services, {*self._names, *self._tree.services.zones}
+        for name in done:
             yield self._given(name)
         for key in self._keys:
             service = services.get(key)
-            if service is None:
-                continue
-            name = services.owner(service)
-            if name not in services.zones and name not in odd and not self._is_beneath(name):
+            if service is not None and (name := services.owner(service)) not in done:
+                done.add(name)
                 yield self._given(name)
-        for name in list(odd):
-            if name not in services.zones and not self._is_beneath(name):
-                yield self._given(name)
-        for name in services.zones:
-            yield self._given(name)
-
-    def _is_beneath(self, name: bytes) -> bool:
-        return any(name in beneath for beneath in self._tree.beneath)
 
     def _given(self, name: bytes) -> Given:
         """Of any name."""

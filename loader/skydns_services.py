@@ -28,7 +28,8 @@ class Services:
         self.base = prefix.rstrip("/") + "/"
         self.zones, self.semantics, self.default_ttl = frozenset(zones), semantics, default_ttl
         self.by_key: dict[str, Service | Plain | Gift] = {}
-        self.odd: dict[bytes, list[str]] = {}  # name -> those of its own keys that are not spelled as it is
+        # Name -> those of its own keys that are not spelled as it is, one as itself.
+        self.odd: dict[bytes, str | list[str]] = {}
         self._of_lease: dict[int, set[str]] = {}
 
     def get(self, key: str) -> Service | None:
@@ -61,7 +62,8 @@ class Services:
 
     def own(self, name: bytes) -> list[Service]:
         """Those whose own records are at the name."""
-        found = [self.of(key) for key in self.odd.get(name, ())]
+        odd = self.odd.get(name, ())
+        found = [self.of(key) for key in ((odd,) if isinstance(odd, str) else odd)]
         service = self.get(spelled(self.base, name))
         if service is not None and self.owner(service) == name:
             found.append(service)
@@ -71,28 +73,40 @@ class Services:
 
     def add(self, service: Service) -> None:
         """A key that is not there."""
-        owner = self.owner(service)
-        spelled_so = spelled(self.base, owner) == service.key
-        if self.semantics == "coredns" and spelled_so and (kept := skydns.folded(service, self.base)) is not None:
-            self.by_key[service.key] = kept
-            return
-        self.by_key[service.key] = service
+        self.by_key[service.key] = self._folded(service) or service
         if service.lease:
             self._of_lease.setdefault(service.lease, set()).add(service.key)
-        if not spelled_so:
-            self.odd.setdefault(owner, []).append(service.key)
+        owner = self.owner(service)
+        if spelled(self.base, owner) == service.key:
+            return
+        odd = self.odd.get(owner)
+        if isinstance(odd, list):
+            odd.append(service.key)
+        else:
+            self.odd[owner] = service.key if odd is None else [odd, service.key]
 
     def remove(self, service: Service) -> None:
-        """What `add` did. A plain one is not in the other books."""
-        if not isinstance(self.by_key.pop(service.key), Service):
-            return
+        """What `add` did."""
+        del self.by_key[service.key]
         self._release(service)
         owner = self.owner(service)
         odd = self.odd.get(owner)
-        if odd is not None and service.key in odd:
+        if odd == service.key:
+            del self.odd[owner]
+        elif isinstance(odd, list) and service.key in odd:
             odd.remove(service.key)
-            if not odd:
-                del self.odd[owner]
+            if len(odd) == 1:
+                self.odd[owner] = odd[0]
+
+    def _folded(self, service: Service) -> Plain | Gift | None:
+        """A smaller object that tells the same; None: there is none. loader/_books.pyx decides so, too."""
+        if spelled(self.base, service.name) != service.key:
+            return None
+        if self.semantics == "strict":
+            apex = self.apex_of(service.name)
+            if apex is None or self.is_special(service) or len(self.owner(service)) <= len(apex):
+                return None
+        return skydns.folded(service, self.base, self.semantics)
 
     def lease_anew(self, service: Service, lease: int) -> None:
         """The key has another lease, and is the same else."""

@@ -83,13 +83,14 @@ class ServiceTree:
         for what has been taken may be large. before: the tree that this one is to replace, for what it is to keep."""
         self._clear()
         services, (hosts, texts) = self.services, self.beneath
-        short = Load(services.base, self._default_ttl, services.zones, services.by_key, hosts.keys, texts.keys)
+        strict = self._semantics == "strict"
+        short = Load(services.base, self._default_ttl, services.zones, strict)
+        short.books(services.by_key, hosts.keys, texts.keys, services.odd)
         puts.reverse()
         while puts:
             some = puts[: -_STEP - 1 : -1]
             del puts[-_STEP:]
-            left = short.load(some) if self._semantics == "coredns" else range(len(some))
-            for number in left:
+            for number in short.load(some):
                 self._load(some[number], before)
             yield
         for beneath in self.beneath:

@@ -16,22 +16,25 @@ from loader import skydns_views as views
 from loader._nodes import block
 from loader._short import SRV_HEAD, Plain, fold, name_of, plain, spelled
 from loader.model import Put, Reject
+from loader.skydns import Semantics
 from tests.support.skydns import PREFIX
 
 BASE = PREFIX + "/"
 DEFAULT_TTL = 300
+SEMANTICS: tuple[Semantics, ...] = ("coredns", "strict")
 
 
-def long_way(key: str, value: bytes) -> tuple[bytes, tuple[Any, ...]] | None:
+def long_way(key: str, value: bytes, semantics: Semantics) -> tuple[bytes, tuple[Any, ...]] | None:
     """The name and the gift of a service that the schema decodes, if it is plain, from its records."""
     try:
         service = skydns.decode(PREFIX, Put(key, value, 7), lambda lease: 0, DEFAULT_TTL)
     except Reject:
         return None
-    if service is None or skydns.folded(service, BASE) is None:
+    if service is None or skydns.folded(service, BASE, semantics) is None:
         return None
-    hosts, texts = ([service] if service.kind == kind else [] for kind in (skydns.HOST, skydns.TEXT))
-    view = views.hosts_view(hosts, service.name, "coredns", apex=False) | views.texts_view(texts)
+    hosts = [service] if service.kind == skydns.HOST else []
+    texts = [service] if service.kind == skydns.TEXT or semantics == "strict" else []
+    view = views.joined([views.hosts_view(hosts, service.name, semantics, apex=False), views.texts_view(texts)])
     return service.name, (key, 7, None, *(part for record in view[key] for part in record))
 
 
@@ -40,13 +43,20 @@ def gift_of(kept: Plain | tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def check(key: str, value: bytes) -> bool:
-    """Whether the short way took it."""
-    found = plain(BASE, key, value, 7, DEFAULT_TTL)
+    """Whether the short way took it, in one of the two semantics at least."""
+    took = [_check(key, value, semantics) for semantics in SEMANTICS]
+    return any(took)
+
+
+def _check(key: str, value: bytes, semantics: Semantics) -> bool:
+    found = plain(BASE, key, value, 7, DEFAULT_TTL, semantics == "strict")
     if found is None:
         return False
     name, kept = found
-    assert (name, gift_of(kept)) == long_way(key, value)
-    assert block(name, 3, kept) == block(name, 3, gift_of(kept))
+    gift = gift_of(kept)
+    assert (name, gift) == long_way(key, value, semantics)
+    rrsets = {gift[at]: (gift[at + 1], [gift[at + 2]]) for at in range(compiler.FIRST_RR, len(gift), 3)}
+    assert block(name, 3, kept) == compiler.node(name, 3, rrsets)
     return True
 
 
@@ -172,6 +182,7 @@ FIELDS_KEPT = (
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("semantics", SEMANTICS)
 @pytest.mark.parametrize(
     "value",
     [
@@ -179,13 +190,15 @@ FIELDS_KEPT = (
         b'{"host":"192.0.2.1","targetstrip":9}',
     ],
 )  # fmt: skip
-def test_unfolded_is_what_was_folded(value: bytes) -> None:
+def test_unfolded_is_what_was_folded(value: bytes, semantics: Semantics) -> None:
     put = Put("/skydns/test/example/www/x", value, 7)
     service = skydns.decode(PREFIX, put, lambda lease: 0, 60)
     assert service is not None
-    kept = skydns.folded(service, BASE)
+    kept = skydns.folded(service, BASE, semantics)
     assert kept is not None
     again = skydns.unfolded(service.name, kept)
+    if semantics == "strict" and service.target != service.name:
+        assert again.strip == service.strip
     assert {f: getattr(again, f) for f in FIELDS_KEPT} == {f: getattr(service, f) for f in FIELDS_KEPT}
 
 
