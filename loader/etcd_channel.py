@@ -339,9 +339,12 @@ class EtcdChannel:
             if not path:
                 return None
             try:
-                return Path(path).read_bytes()
+                found = Path(path).read_bytes()
             except OSError as error:
                 raise AuthFailed(f"cannot read the etcd {what} {path}: {error.strerror}") from None
+            if b"-----BEGIN " not in found:  # gRPC ends the process for an empty one
+                raise AuthFailed(f"the etcd {what} {path} is not a PEM file, or not yet")
+            return found
 
         return grpc.ssl_channel_credentials(
             root_certificates=read(self.options.cacert, "CA certificate"),

@@ -283,6 +283,26 @@ def test_mutual_tls(make_etcd: Callable[..., EtcdServer], certificates: Path, pr
     run_async(run())
 
 
+FILES = {"cacert": "ca.pem", "cert": "client.pem", "key": "client.key"}
+
+
+@pytest.mark.parametrize("broken", ["ca.pem", "client.pem", "client.key"])
+@pytest.mark.parametrize("content", [b"", b"no certificate", None], ids=["empty", "junk", "half"])
+def test_files_that_are_being_written(certificates: Path, tmp_path: Path, broken: str, content: bytes | None) -> None:
+    """Whoever renews them may write them in place. gRPC would end the process for an empty one."""
+    for name in ("ca.pem", "client.pem", "client.key"):
+        whole = (certificates / name).read_bytes()
+        part = whole[: len(whole) // 2] if content is None else content
+        (tmp_path / name).write_bytes(part if name == broken else whole)
+    options = ClientOptions(tls=True, **{name: str(tmp_path / file) for name, file in FILES.items()})
+
+    async def run() -> None:
+        with pytest.raises(EtcdError, match="not a PEM file, or not yet" if content is not None else "etcd"):
+            await Etcd("127.0.0.1:1", options).open()
+
+    run_async(run())
+
+
 @pytest.mark.parametrize(
     ("details", "cause"),
     [
