@@ -289,12 +289,12 @@ class ServiceTree:
         return parts[0] if len(parts) == 1 else views.joined(parts)
 
     def _apex_addresses(self, apex: bytes, hosts: list[Service]) -> View:
-        """Those of the subtree `dns/apex`; without any, all that CoreDNS falls back to."""
-        special = views.addresses_view(self._at(HOST, APEX + apex, subtree=True))
-        fallback = views.addresses_view(hosts)
+        """Those of the subtree `dns/apex`; if no host is in it, not even a name, all that CoreDNS falls back to."""
+        there = self._at(HOST, APEX + apex, subtree=True)
+        special = views.addresses_view(there)
         if self._semantics == "strict":
-            return {**fallback, **special}
-        return special or fallback
+            return {**views.addresses_view(hosts), **special}
+        return special if there else views.addresses_view(hosts)
 
     def _at(self, kind: int, name: bytes, *, subtree: bool = False) -> list[Service]:
         """The services of one kind that a name answers with: what lies beneath it, else its own."""

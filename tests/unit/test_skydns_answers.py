@@ -184,6 +184,10 @@ CASES: dict[str, tuple[dict[str, str], Expected]] = {
             ("apex.dns.example.test", "A"): (["A 192.0.2.1"], []),
         },
     ),
+    "a name as the apex's own host": (
+        {"test/example/dns/apex/a": '{"host":"lb.example.net"}', "test/example/www": '{"host":"192.0.2.2"}'},
+        {("example.test", "A"): same()},
+    ),
     "an apex without": (
         {"test/example/www": '{"host":"192.0.2.2"}', "test/example/t": '{"text":"t"}'},
         {("example.test", "A"): (["A 192.0.2.2"], []), ("example.test", "TXT"): (['TXT "t"'], [])},

@@ -72,7 +72,7 @@ class Model:
 
     def addresses(self, name: str, version: int) -> set[tuple[str, int]]:
         special = self.services(f"apex.dns.{name}", "host") if name == ZONE else []
-        found = [one for one in special if ip(one[1])] or self.services(name, "host")
+        found = special or self.services(name, "host")
         return {(value["host"], ttl(value)) for _, value in found if ip(value) == version}
 
     def srv(self, name: str) -> dict[tuple[str, int], set[tuple[int, int]]]:
