@@ -36,6 +36,7 @@ class Primary:
         self.notified: socket.socket | None = None  # a test's own secondary
         self.tls_port = 0
         self.board: Board  # of tests that look at it
+        self.sockets_at_rest = 0  # of its stream worker, with nobody connected
 
     @property
     def log(self) -> str:

@@ -40,6 +40,20 @@ FIRST_QUERY = 100
 SOA_END = b"".join(number.to_bytes(4, "big") for number in (7, 7200, 1800, 86400, 30))
 
 
+def pid_of(primary: Primary, what: str) -> int:
+    found = [line for line in primary.log.splitlines() if f"{what}: pid" in line]
+    return int(found[-1].rpartition(" ")[2])
+
+
+def sockets_of(pid: int) -> int:
+    """Sockets that a process has open."""
+    count = 0
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            count += os.readlink(entry.path).startswith("socket:")
+    return count
+
+
 @pytest.fixture(scope="module")
 def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Primary]:
     folder = tmp_path_factory.mktemp("primary")
@@ -62,6 +76,7 @@ def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Primary]:
         wait_for("the workers answer", lambda: sum(1 for s in board.workers() if s.get("generation")) == 2, PATIENCE_S)
         running.tls_port = tls_port
         running.board = board
+        running.sockets_at_rest = sockets_of(pid_of(running, "stream"))
         yield running
         assert board.supervisor.get("leaks_reported") == 0
         assert board.supervisor.get("workers_condemned") == 0
@@ -220,11 +235,6 @@ def test_a_client_that_ends_its_side_gets_all(primary: Primary) -> None:
             reader.read()
 
 
-def pid_of(primary: Primary, what: str) -> int:
-    found = [line for line in primary.log.splitlines() if f"{what}: pid" in line]
-    return int(found[-1].rpartition(" ")[2])
-
-
 @BOTH
 def test_queries_do_not_wait_for_a_transfer_that_does_not_come(primary: Primary, encrypted: bool) -> None:
     pid = pid_of(primary, "transfers")
@@ -261,16 +271,17 @@ def test_a_client_that_leaves_in_the_middle(primary: Primary) -> None:
     """Nothing is left of it in the stream worker."""
     stream = pid_of(primary, "stream")
 
-    def sockets() -> int:
-        return len(os.listdir(f"/proc/{stream}/fd"))
+    def at_rest() -> bool:
+        return sockets_of(stream) == primary.sockets_at_rest
 
-    before = sockets()
+    # The client of the test before this one may be there still.
+    wait_for("nobody is connected", at_rest, PATIENCE_S)
     for encrypted in (False, True):
         with connected(primary, encrypted, room=16384) as sock:
             sock.sendall(axfr(1) + axfr(2))
             Reader(sock).read()
-            assert sockets() > before
-    wait_for("all is closed", lambda: sockets() <= before, PATIENCE_S)
+            assert not at_rest()
+    wait_for("all is closed", at_rest, PATIENCE_S)
 
 
 def test_a_reader_that_stops_is_cut_off(primary: Primary, tmp_path: Path) -> None:
