@@ -9,6 +9,8 @@ import sys
 import time
 from typing import TextIO
 
+from cli.output import harmless
+
 #: syslog priorities (RFC 5424 section 6.2.1) as the journal reads them from a "<N>" prefix (sd-daemon(3)).
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 #: What a LogRecord has by itself; anything else came with `extra=`.
@@ -25,6 +27,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = " ".join([record.getMessage(), *(f"{key}={value}" for key, value in _extras(record).items())])
+        text = harmless(text)
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
         if not self._journal:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import sys
 from typing import Any
 
 import click
 import msgspec
+
+#: What steers a terminal, but for line ends, tabs and the colours that we give: it may come from a key in etcd.
+_CONTROLS = re.compile(r"(?!\x1b\[(?:[012]|[39][0-7])m)[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Exit(enum.IntEnum):
@@ -22,7 +26,17 @@ class Exit(enum.IntEnum):
 
 def data(text: str) -> None:
     """A line of what was asked for."""
-    click.echo(text)
+    click.echo(harmless(text))
+
+
+def line(text: str) -> None:
+    """The same, of one line whatever is in the text."""
+    data(text.replace("\n", "\\n"))
+
+
+def harmless(text: str) -> str:
+    """With control characters written as in Python."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def json(value: Any) -> None:
@@ -44,4 +58,4 @@ def counted(number: int, one: str) -> str:
 
 def message(text: str) -> None:
     """A line about the work itself."""
-    click.echo(f"standoff: {text}", err=True)
+    click.echo(f"standoff: {harmless(text)}", err=True)

@@ -78,7 +78,7 @@ def show(made: Explanation, status: Status) -> None:
     if taken:
         output.data("taken away by filters")
     for one in taken:
-        output.data(f"  {one.text} of {one.key}: {one.filter}{f', {one.why}' if one.why else ''}")
+        output.line(f"  {one.text} of {one.key}: {one.filter}{f', {one.why}' if one.why else ''}")
     for name, told in sorted(made.told.items()):
         if told.all_down:
             types = " and ".join(told.all_down)
@@ -109,7 +109,7 @@ def _show_step(made: Explanation, name: bytes, found: Finding) -> None:
             output.data(f"  {ttl} IN {type_text(rrset.type)} {text}")
             for given in givers:
                 source = f" of source {given.source}" if given.source else ""
-                output.data(f"      {given.key} at revision {given.revision}{source}")
+                output.line(f"      {given.key} at revision {given.revision}{source}")
             if not givers and not made.missing:
                 output.data(f"      {explaining.made_note(rrset.type, made.told.get(found.owner or b''))}")
 
@@ -118,7 +118,7 @@ def _show_rejects(title: str, found: list[Reject]) -> None:
     if found:
         output.data(title)
     for one in found:
-        output.data(f"  {one.key} at revision {one.revision}: {one.reason}")
+        output.line(f"  {one.key} at revision {one.revision}: {one.reason}")
 
 
 def _show_reply(reply: dict[str, Any]) -> None:

@@ -244,7 +244,7 @@ def show(changes: list[Change]) -> None:
     """A diff: a line for each key."""
     for change in changes:
         values = [_text(value) for value in (change.old, change.new) if value is not None]
-        output.data(f"{change.sign} {change.key} {' -> '.join(values)}")
+        output.line(f"{change.sign} {change.key} {' -> '.join(values)}")
 
 
 def told_of(change: Change) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def command(settings: Settings, limit: int, as_json: bool) -> int:
         return Exit.DONE
     for one in found.rejects:
         source = f" (source {one.source})" if one.source else ""
-        output.data(f"{one.key}{source}  {one.revision}  {one.reason}")
+        output.line(f"{one.key}{source}  {one.revision}  {one.reason}")
     if not found.total:
         output.message("no key is rejected")
     elif len(found.rejects) < found.total:

@@ -42,6 +42,11 @@ def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[-2:] == ["ValueError: bad", "value"]
 
 
+def test_a_key_does_not_steer_a_terminal() -> None:
+    record = logging.makeLogRecord({"levelno": 20, "msg": "key %s: %s", "args": ("/names/\x1b[2J", "no\x00name")})
+    assert logs.TextFormatter("loader", journal=True).format(record).endswith("key /names/\\x1b[2J: no\\x00name")
+
+
 def test_text_for_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "8:12345")
     lines = logged("text").splitlines()
