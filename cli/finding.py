@@ -9,7 +9,6 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.resolve import asks_for_all
 from shm import node
 from shm.layout import NEGATIVE_SOA, NodeFlag
 from shm.node import Node, RRset
@@ -66,6 +65,8 @@ def resolve(find: Find, name: bytes, type: int, text: Callable[[bytes], str]) ->
     if nodes[0].name == name:
         return _at(nodes[0], apex, type, Kind.ANSWER, "", text)
     encloser = nodes[0]
+    from server.resolve import asks_for_all  # and with it dnspython, which --help has no use for
+
     if asks_for_all(encloser, name):
         why = f"{text(name)} asks for all beneath {text(encloser.name)}, which is that name's own answer"
         return _at(encloser, apex, type, Kind.ANSWER, why, text)
