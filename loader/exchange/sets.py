@@ -14,6 +14,8 @@ from shm import node
 from shm.layout import NEGATIVE_SOA, NodeFlag
 from shm.node import Node, RRset
 
+#: A SOA's data ends in serial, refresh, retry, expire, minimum, four octets each.
+_SOA_NUMBERS = 20
 _RR = struct.Struct("!HHHIH")  # owner pointer, type, class, TTL, RDLENGTH
 
 
@@ -88,7 +90,10 @@ def gather(records: Iterable[Record], zones: Collection[bytes], problems: Iterab
         result.problems.append(Remark(names.to_text(owner), "is outside every zone: give its zone with --zone", owner))
     for (zone, owner, type_), (ttls, data) in found.items():
         given = tuple(each or NONE for _, each in data) if any(each for _, each in data) else ()
-        made = RecordSet(zone, owner, type_, min(ttls, key=_unsigned), tuple(one for one, _ in data), given)
+        rdatas = tuple(one for one, _ in data)
+        if type_ == rdata.SOA and len({(one[:-_SOA_NUMBERS], one[4 - _SOA_NUMBERS :]) for one in rdatas}) == 1:
+            rdatas, given = rdatas[:1], given[:1]  # the same at several times: serials do not count here
+        made = RecordSet(zone, owner, type_, min(ttls, key=_unsigned), rdatas, given)
         if len(ttls) > 1:
             result.notes.append(Remark(made.title, f"several TTLs: {made.ttl}, the lowest, is taken"))
         result.sets.append(made)

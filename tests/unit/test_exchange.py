@@ -212,6 +212,14 @@ def test_of_several_ttls_the_lowest_is_taken_and_told() -> None:
     assert gather(made, []).problems[0].reason.startswith("is outside every zone")
 
 
+def test_soas_that_differ_in_their_serials_are_one() -> None:
+    """Two listings of a zone, made at different times."""
+    texts = ("ns1 h 7 7200 1800 86400 30", "ns1 h 8 7200 1800 86400 30", "ns1 h 8 7200 1800 86400 31")
+    made = [Record(None, ZONE, rdata.SOA, 300, rdata.from_text(rdata.SOA, text, ZONE)) for text in texts]
+    assert [one.data for one in gather(made[:2], ()).sets] == [(made[0].rdata,)]
+    assert len(gather(made, ()).sets[0].data) == 3
+
+
 # ---------------------------------------------------------------- what must change
 
 
