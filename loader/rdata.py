@@ -9,6 +9,7 @@ web1.example.test. They keep their case.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_pton  # two parsers; no sockets here
 
@@ -26,6 +27,9 @@ A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, DNAME, DS = 1, 2, 5, 6, 12, 15, 16, 
 MAX_RDATA = 0xFFFF
 #: One character-string of TXT (RFC 1035 section 3.3).
 MAX_STRING = 255
+
+#: What stands for one octet of it in a zone file.
+_UNIT = re.compile(r"\\[0-9]{3}|\\?.", re.DOTALL)
 
 #: Not data of a zone: OPT (41), and the range of query and meta types (RFC 6895 section 3.1).
 _META = frozenset((41, *range(128, 256)))
@@ -112,6 +116,16 @@ def txt(strings: list[str]) -> bytes:
     if not parts:
         raise Reject("TXT needs at least one string")
     return _bounded(TXT, b"".join(parts))
+
+
+def cut(text: str) -> list[str]:
+    """A character-string as a zone file has it, without its quotes, in pieces of 255 octets: CoreDNS and PowerDNS take
+    longer ones. At least one."""
+    if not text.isascii():
+        octets = text.encode("utf-8", "surrogateescape")
+        text = "".join(chr(octet) if octet < 0x80 else f"\\{octet:03d}" for octet in octets)
+    units = _UNIT.findall(text)
+    return ["".join(units[at : at + MAX_STRING]) for at in range(0, len(units) or 1, MAX_STRING)]
 
 
 def _general(type_: int, text: str, zone: bytes) -> bytes:

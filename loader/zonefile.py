@@ -31,6 +31,7 @@ MAX_NESTING = 16
 #: Ends of the names of zone files, and how Debian's begin. Any other end is the zone's.
 _ENDS = (".zone", ".db", ".hosts", ".txt", ".dns")
 _BEGIN = "db."
+_TEXT_TYPES = ("TXT", "SPF")
 #: What messages call it, and the tokenizer.
 STANDARD_INPUT = "standard input"
 
@@ -196,7 +197,8 @@ class _Tokenizer(dns.tokenizer.Tokenizer):
     def __init__(self, file: Any, filename: str, reader: _Reader) -> None:
         super().__init__(file, filename)
         self._reader = reader
-        self._names_file = self._generates = False
+        self._names_file = self._generates = self._texts = False
+        self._pieces: list[dns.tokenizer.Token] = []
         self._line = 1
         self.near = ""
 
@@ -208,7 +210,9 @@ class _Tokenizer(dns.tokenizer.Tokenizer):
     def get(self, want_leading: bool = False, want_comment: bool = False) -> dns.tokenizer.Token:
         # The reader asks for leading white space only where a line begins.
         if want_leading:
-            self._line = self.line_number
+            self._line, self._texts = self.line_number, False
+        elif self._pieces and self.ungotten_token is None:
+            return self._pieces.pop()
         token = super().get(want_leading, want_comment)
         if token.is_identifier() or token.is_quoted_string():
             self.near = token.value
@@ -226,4 +230,11 @@ class _Tokenizer(dns.tokenizer.Tokenizer):
         if self._generates and token.is_quoted_string():
             # Data of several words: BIND wants it quoted, dnspython takes it as a word only.
             token.ttype = dns.tokenizer.IDENTIFIER
+        if self._texts and len(token.value) > rdata.MAX_STRING and token.is_quoted_string():
+            # CoreDNS takes strings of any length, and cuts them.
+            pieces = [dns.tokenizer.Token(token.ttype, piece, True) for piece in rdata.cut(token.value)]
+            token, *rest = pieces
+            self._pieces = rest[::-1]
+        elif not want_leading and not self._texts and token.is_identifier():
+            self._texts = token.value.upper() in _TEXT_TYPES
         return token

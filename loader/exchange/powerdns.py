@@ -14,9 +14,8 @@ from loader.exchange.sets import Gathered, Remark, gather
 from loader.model import DEFAULT_TTL, MAX_TTL, Record, Reject
 
 _LINE = re.compile(r"(\S+)\s+(?:(\d+)\s+)?(?:IN\s+)?([A-Za-z][A-Za-z0-9-]*)(?:\s+(.*))?", re.IGNORECASE)
-#: A quoted string, and what stands for one octet in it.
+#: A quoted string.
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_UNIT = re.compile(r"\\[0-9]{3}|\\?.")
 #: What the tool says of itself.
 _CHATTER = re.compile(r"\[(info|warning|error)\]|all zonecount", re.IGNORECASE)
 
@@ -90,17 +89,7 @@ def _cut(content: str) -> str:
     """TXT data with strings of 255 octets at most: PowerDNS takes longer ones, and cuts them when it answers."""
     if not content.startswith('"'):
         return content
-    if not content.isascii():
-        octets = content.encode("utf-8", "surrogateescape")
-        content = "".join(chr(octet) if octet < 0x80 else f"\\{octet:03d}" for octet in octets)
-    return _QUOTED.sub(lambda match: " ".join(_pieces(match[1])), content)
-
-
-def _pieces(string: str) -> list[str]:
-    units = _UNIT.findall(string)
-    return [
-        '"' + "".join(units[at : at + rdata.MAX_STRING]) + '"' for at in range(0, len(units) or 1, rdata.MAX_STRING)
-    ]
+    return _QUOTED.sub(lambda match: " ".join(f'"{piece}"' for piece in rdata.cut(match[1])), content)
 
 
 def _ttl(text: str) -> int:

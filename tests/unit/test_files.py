@@ -142,6 +142,22 @@ def test_errors_name_file_and_line(tmp_path: Path, clock: Clock, text: str, line
     assert "\n" not in message
 
 
+def test_long_texts_are_cut(tmp_path: Path, clock: Clock) -> None:
+    """As CoreDNS does it."""
+    long = "k" * 253 + '\\"\\200\\\\é'
+    text = f't 60 TXT "a" ( "{long}"\n "z" ) ; {long}\ntxt TXT b\nu URI 1 1 "{"u" * 300}"\ns IN SPF "{"s" * 511}"\n'
+    path = clock.write(tmp_path / "x.zone", HEAD + text)
+    found = zonefile.ZoneFile()
+    zonefile.read(path, (), found)
+    assert not found.problems
+    data = {key.partition(".")[0]: records[0].rdata for key, records in found.records.items()}
+    pieces = [b"a", b"k" * 253 + b'"\xc8', "\\é".encode(), b"z"]
+    assert data["t"] == b"".join(bytes([len(one)]) + one for one in pieces)
+    assert data["txt"] == b"\1b"
+    assert data["u"].endswith(b"u" * 300)
+    assert data["s"] == b"\xff" + b"s" * 255 + b"\xff" + b"s" * 255 + b"\1s"
+
+
 def test_each_soa_is_a_zone(tmp_path: Path, clock: Clock) -> None:
     """As exports of several zones have it."""
     text = "a.example.test. SOA ns1 h 1 2 3 4 5\nx.a.example.test. A 192.0.2.1\nother.test. SOA ns1 h 1 2 3 4 5\n"
