@@ -113,9 +113,9 @@ def _bind_hint(error: OSError) -> str:
 def runtime_dir(settings: Settings) -> Iterator[Remark]:
     """Whether the control socket can be made."""
     folder = settings.runtime_dir
-    place = folder if folder.exists() else folder.parent
+    place = folder if os.path.exists(folder) else folder.parent
     length = len(os.fsencode(settings.control_path))
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+    if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
         yield problem("runtime_dir", f"{folder} cannot be written to; make it, or choose another runtime_dir")
     elif length > 107:  # sockaddr_un
         yield problem("runtime_dir", f"{settings.control_path} has {length} bytes, a socket's path has at most 107")
@@ -131,7 +131,7 @@ def state_dir(settings: Settings) -> Iterator[Remark]:
         yield ok("state_dir", "there is none: no snapshot, no image, no history")
         return
     place = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+    if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
         what = "cannot be written to" if place == folder else f"cannot be made: {place} cannot be written to"
         yield warning("state_dir", f"{folder} {what}: no snapshot, no image, no history")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from cli.settings import Settings
@@ -24,7 +25,7 @@ def need_files(settings: Settings) -> None:
     if settings.missing == "wait" or _has_past(settings):
         return
     paths = [Path(source.removeprefix(FILE)) for source in settings.source if source.startswith(FILE)]
-    problems = [f"source {FILE}{path}: {_describe(path)}" for path in paths if not path.exists()]
+    problems = [f"source {FILE}{path}: {_describe(path)}" for path in paths if not os.path.exists(path)]
     if problems:
         raise SourceMissing("; ".join(problems) + " (--missing wait starts without, and waits)")
 
@@ -34,7 +35,7 @@ def _has_past(settings: Settings) -> bool:
     from shm.board import Board
 
     kept = image.path_of(settings)
-    if kept is not None and kept.exists():
+    if kept is not None and os.path.exists(kept):  # Path.exists() raises where one may not look
         return True
     try:
         board = Board.attach(settings.instance)
@@ -49,7 +50,9 @@ def _has_past(settings: Settings) -> bool:
 
 def _describe(path: Path) -> str:
     folder = path.absolute().parent
-    if not folder.is_dir():
-        return f"there is no folder {folder}"
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder}, or none that we may see"
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return f"we may not look into {folder}"
     alike = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], 1)
     return f"there is no such file or folder in {folder}" + (f"; did you mean {alike[0]}?" if alike else "")

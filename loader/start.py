@@ -7,6 +7,7 @@ From then on it is as after a restart with a live table: the first publish compa
 from __future__ import annotations
 
 import logging
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -55,7 +56,7 @@ def load(settings: LoaderSettings, progress: ProgressBar | None = None) -> int:
 def restore(settings: image.Settings) -> Restored | None:
     """Publish the image if nothing is published, and nobody else is about to. Whatever is wrong with it is logged."""
     path = image.path_of(settings)
-    if path is None or not path.exists():
+    if path is None or not os.path.exists(path):  # Path.exists() raises where one may not look
         return None
     try:
         board = Board.create_or_attach(settings.instance)

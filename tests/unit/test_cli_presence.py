@@ -16,10 +16,13 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from cli import checks
 from cli.main import standoff
 from cli.presence import SourceMissing, need_files
 from cli.settings import Settings
 from drill.instance import free_port
+from loader import start
+from loader.snapshot import Snapshot
 from shm.board import Board
 from shm.tables import TableWriter
 from tests.support.instances import fresh_instance
@@ -213,3 +216,33 @@ def test_metrics_at_an_address_that_is_in_use(instance: str, tmp_path: Path) -> 
             assert "Traceback" not in log.read_text()
             other.close()
             eventually(lambda: status(instance)[0] == "ok", "ok once it is free")
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """What follows is done by somebody who may not look into folders of ours."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_state_dir_that_we_may_not_look_into_is_no_reason_not_to_start(instance: str, tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    (hidden / "state").mkdir(parents=True)
+    source = tmp_path / "missing.zone"
+    ours = settings(instance, hidden, source)
+    hidden.chmod(0)
+    try:
+        with nobody():
+            with pytest.raises(SourceMissing):  # it is not there, and no image either, as far as one can tell
+                need_files(ours)
+            assert start.restore(ours) is None
+            assert Snapshot(hidden / "state" / "x.sqlite", "source").load() is None
+            assert list(checks.state_dir(ours))
+    finally:
+        hidden.chmod(0o700)
