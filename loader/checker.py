@@ -19,7 +19,7 @@ import ssl
 import sys
 import time
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 
 import msgspec
 
@@ -36,6 +36,8 @@ SPREAD_S = 0.001
 JITTER = 0.1
 #: Octets of an HTTP answer's first line.
 MOST_LINE = 4096
+#: How often to read the system's authorities anew: they are renewed while we run.
+TRUST_S = 60.0
 #: Errors that say nothing about a target: what we, or this machine, have run out of.
 OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -164,10 +166,18 @@ def _authority(target: Target) -> str:
     return address if target.port in (80, 443) else f"{address}:{target.port}"
 
 
-@cache
 def _tls(verify: bool) -> ssl.SSLContext:
-    if verify:
-        return ssl.create_default_context()
+    return _trusting(int(time.monotonic() // TRUST_S)) if verify else _trusting_all()
+
+
+@lru_cache(maxsize=1)
+def _trusting(_: int) -> ssl.SSLContext:
+    """Whom the system trusts at this time: some 20 ms."""
+    return ssl.create_default_context()
+
+
+@cache
+def _trusting_all() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -159,6 +159,23 @@ def test_https(tmp_path: Path) -> None:
     assert looked(OK, url)[0] not in ("", None)  # no TLS there
 
 
+def test_authorities_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system trusts is renewed while the checker runs; and names count."""
+    monkeypatch.setattr(checker, "TRUST_S", 0.05)
+    other = Authority(tmp_path, "other")
+    ours = Authority(tmp_path)
+    ours.sign("server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ours.path("server.pem"), ours.path("server.key"))
+    url = "https://127.0.0.1:PORT/"
+    monkeypatch.setenv("SSL_CERT_FILE", other.path("other.pem"))
+    assert "unable to get local issuer" in (looked(OK, url, context, verify=True)[0] or "")
+    monkeypatch.setenv("SSL_CERT_FILE", ours.path("ca.pem"))
+    time.sleep(0.1)
+    assert looked(OK, url, context, verify=True)[0] == ""
+    assert "ostname mismatch" in (looked(OK, url, context, verify=True, sni="www.example.test")[0] or "")
+
+
 def test_who_was_held_up_knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checker that was stopped finds all its checks timed out; that is no word about the targets."""
 
