@@ -6,14 +6,15 @@ revision, whole.
 A snapshot is usable if and only if (tests/unit/test_snapshot.py)
   1. it is an SQLite file with our application_id and a user_version that we know;
   2. its source is the one that is configured;
-  3. it is complete: a whole listing was written, and nothing was lost since.
-A file that breaks 1, or that SQLite finds damaged, is set aside under another name, never deleted.
+  3. it is complete: a whole listing was written, and nothing was lost since;
+  4. each row is as it was written: SQLite does not see damage within a value, and it would be answered.
+A file that breaks 1 or 4, or that SQLite finds damaged, is set aside under another name, never deleted.
 
 A file that is lost while we run is begun anew, which takes all keys once more, and nobody here holds them. `wanted`
 says so; whoever reads it gives them (`supply`), and changes wait in memory until then.
 
 Table last_good: of keys whose value in `entries` is refused, the last one that was not (on_reject = keep). Version 1 of
-the format had no such table.
+the format had no such table. Column seal: a checksum over the row; version 2 had none, and what it wrote has none.
 """
 
 from __future__ import annotations
@@ -21,31 +22,37 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import starmap
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
+from loader._seals import seal, unsealed
 from loader.model import Changes, Delete, Listing, Put
 from loader.sqlite_file import FileError, FileThread, Format, NotYet, SqliteFile, Unreadable, transaction
 
 log = logging.getLogger(__name__)
 
-_COLUMNS = "(key TEXT PRIMARY KEY, value BLOB NOT NULL, mod_revision INTEGER NOT NULL, lease INTEGER NOT NULL)"
-_LAST_GOOD = f"CREATE TABLE last_good {_COLUMNS} WITHOUT ROWID"
+_COLUMNS = "key TEXT PRIMARY KEY, value BLOB NOT NULL, mod_revision INTEGER NOT NULL, lease INTEGER NOT NULL"
+_TABLES = ("entries", "last_good", "state")
 FORMAT = Format(
     kind="snapshot",
     application_id=0x53544E44,  # "STND"
-    version=2,
+    version=3,
     schema=f"""
-CREATE TABLE entries {_COLUMNS} WITHOUT ROWID;
-{_LAST_GOOD};
+CREATE TABLE entries ({_COLUMNS}, seal INTEGER) WITHOUT ROWID;
+CREATE TABLE last_good ({_COLUMNS}, seal INTEGER) WITHOUT ROWID;
 CREATE TABLE state (source TEXT NOT NULL, cluster_id TEXT NOT NULL, revision INTEGER NOT NULL,
-    complete INTEGER NOT NULL, seen_ns INTEGER NOT NULL);
+    complete INTEGER NOT NULL, seen_ns INTEGER NOT NULL, seal INTEGER);
 """,
     cost="answers go on, a restart without the source would not",
-    upgrades={1: _LAST_GOOD},
+    upgrades={
+        1: f"CREATE TABLE last_good ({_COLUMNS}) WITHOUT ROWID",
+        2: ";".join(f"ALTER TABLE {table} ADD COLUMN seal INTEGER" for table in _TABLES),
+    },
 )
+_SEALED = 3
 
 #: Whether a schema refuses a value.
 Refuses = Callable[[Put], bool]
@@ -115,6 +122,15 @@ class _Pending:
                 self.refused.discard(event.key)
 
 
+class _SealedFile(SqliteFile):
+    def verify(self) -> None:
+        super().verify()
+        with closing(sqlite3.connect(self.path)) as connection:
+            if self.check(connection) >= _SEALED:
+                for table in ("entries", "last_good"):
+                    _check_seals(connection, table)
+
+
 class Snapshot(FileThread[_Item, _Pending]):
     """One file for one source. `load` first, `watch` what it has found, `keep` whatever the source gives, `close` at
     the end."""
@@ -122,7 +138,7 @@ class Snapshot(FileThread[_Item, _Pending]):
     def __init__(self, path: Path, source: str, refuses: Refuses | None = None) -> None:
         """source: what tells it from others, such as the URL. refuses: keep the last good value of what it refuses.
         Nothing is opened yet."""
-        super().__init__(SqliteFile(path, FORMAT))
+        super().__init__(_SealedFile(path, FORMAT))
         self.path = path
         self._source = source
         self._refuses = refuses
@@ -138,8 +154,10 @@ class Snapshot(FileThread[_Item, _Pending]):
                 return None
             saved = self.file.read(self._read)
         except sqlite3.DatabaseError as error:
-            with suppress(FileError):  # it is tried again before the first write, and told of then
+            try:
                 self.file.set_aside(str(error))
+            except FileError as failed:  # it is tried again before the first write
+                log.error("%s", failed)
             return None
         except (Unreadable, OSError) as error:
             log.error("snapshot %s cannot be read: %s; going on without", self.path, error)
@@ -158,14 +176,17 @@ class Snapshot(FileThread[_Item, _Pending]):
 
     def _read(self, connection: sqlite3.Connection) -> Saved | None:
         version = self.file.check(connection)
-        row = connection.execute("SELECT source, cluster_id, revision, complete, seen_ns FROM state").fetchone()
+        row = connection.execute("SELECT * FROM state").fetchone()
         if row is None or not row[3]:
             return None
+        if row[5:] not in ((), (None,), (_seal_of_state(row[:5]),)):
+            raise sqlite3.DatabaseError("it does not say any more of what and when it is")
         if row[0] != self._source:
             log.warning("snapshot %s is of %s, not of %s: not used", self.path, row[0], self._source)
             return None
-        entries = _puts(connection, "entries")
-        good = _puts(connection, "last_good") if self._refuses is not None and version > 1 else []
+        sealed = version >= _SEALED
+        entries = _puts(connection, "entries", sealed=sealed)
+        good = _puts(connection, "last_good", sealed=sealed) if self._refuses is not None and version > 1 else []
         return Saved(Listing(entries, row[2]), int(row[1]), row[4], good)
 
     # ---- the thread
@@ -203,8 +224,8 @@ class Snapshot(FileThread[_Item, _Pending]):
         deleted = [(key,) for key, event in pending.changes.items() if isinstance(event, Delete)]
         connection.executemany("DELETE FROM entries WHERE key = ?", deleted)
         connection.execute("DELETE FROM state")
-        state = (self._source, str(pending.cluster_id), pending.revision, True, pending.seen_ns)
-        connection.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?)", state)
+        state = (self._source, str(pending.cluster_id), pending.revision, 1, pending.seen_ns)
+        connection.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?)", (*state, _seal_of_state(state)))
 
     def _replace(self, connection: sqlite3.Connection, listing: Listing) -> None:
         """All entries are these now. What was good stays, of keys that the listing names with a value that is not."""
@@ -232,11 +253,38 @@ class Snapshot(FileThread[_Item, _Pending]):
                 _insert(connection, "last_good", [good])
 
 
-def _puts(connection: sqlite3.Connection, table: str, where: str = "", *arguments: str) -> list[Put]:
-    rows = connection.execute(f"SELECT key, value, mod_revision, lease FROM {table} {where}", arguments)
-    return list(starmap(Put, rows))
+def _puts(
+    connection: sqlite3.Connection, table: str, where: str = "", *arguments: str, sealed: bool = True
+) -> list[Put]:
+    """sealed: the table has seals. Raises sqlite3.DatabaseError if one is broken."""
+    seal_ = "seal" if sealed else "NULL"
+    rows = connection.execute(f"SELECT key, value, mod_revision, lease, {seal_} FROM {table} {where}", arguments)
+    return _unsealed(rows)
+
+
+def _unsealed(rows: Iterable[Any]) -> list[Put]:
+    try:
+        return unsealed(rows, Put)
+    except ValueError as error:
+        raise sqlite3.DatabaseError(f"what it says of key {error.args[0]!r:.200} is not what was written") from error
+    except (TypeError, OverflowError) as error:  # a number in place of a text
+        raise sqlite3.DatabaseError(f"it does not hold what was written: {error}") from error
+
+
+def _check_seals(connection: sqlite3.Connection, table: str) -> None:
+    """All of a table, a piece at a time: it may be large, and others want to work. Raises sqlite3.DatabaseError."""
+    rows = connection.execute(f"SELECT key, value, mod_revision, lease, seal FROM {table}")
+    while piece := rows.fetchmany(1000):
+        _unsealed(piece)
+
+
+def _seal_of_state(state: Iterable[str | int]) -> int:
+    return crc32("\0".join(map(str, state)).encode())
 
 
 def _insert(connection: sqlite3.Connection, table: str, puts: Iterable[Put]) -> None:
-    rows = ((put.key, put.value, put.mod_revision, put.lease) for put in puts)
-    connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", rows)
+    rows = (
+        (put.key, put.value, put.mod_revision, put.lease, seal(put.key, put.value, put.mod_revision, put.lease))
+        for put in puts
+    )
+    connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?)", rows)

@@ -164,13 +164,14 @@ class SqliteFile:
         """Out of the way, under a name that tells when. Raises FileError."""
         aside = self.path.with_name(f"{self.path.name}.damaged-{int(time.time())}")
         kind = self.format.kind
-        log.error("%s %s cannot be used (%s): kept as %s; a new one is begun", kind, self.path, why, aside.name)
         try:
             self.path.rename(aside)
         except FileNotFoundError:
             return
         except OSError as error:
-            raise FileError(f"cannot set {kind} {self.path} aside: {error.strerror}; remove it") from error
+            text = f"{kind} {self.path} cannot be used ({why}), nor set aside: {error.strerror}; remove it"
+            raise FileError(text) from error
+        log.error("%s %s cannot be used (%s): kept as %s; a new one is begun", kind, self.path, why, aside.name)
         for suffix in ("-wal", "-shm"):
             with suppress(OSError):
                 self.path.with_name(self.path.name + suffix).rename(aside.with_name(aside.name + suffix))

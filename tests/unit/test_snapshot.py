@@ -105,7 +105,7 @@ def test_condition_3_another_sources_rows_do_not_become_ours(path: Path) -> None
 
 
 def test_a_damaged_file_is_set_aside(path: Path) -> None:
-    keep(path, Listing([Put(f"/names/{i}", bytes(200), i + 1) for i in range(2000)], 2001))
+    keep(path, Listing([Put(f"/names/{i}", b"v" * 200, i + 1) for i in range(2000)], 2001))
     raw = bytearray(path.read_bytes())
     raw[4096 : len(raw) // 2] = os.urandom(len(raw) // 2 - 4096)
     path.write_bytes(raw)
@@ -256,14 +256,59 @@ def test_without_keep_nothing_is_kept_nor_left_over(path: Path) -> None:
     assert keep_good(path).last_good == []
 
 
-def test_the_format_before_is_read_and_then_upgraded(path: Path) -> None:
-    keep(path, LISTING)
+def downgrade(path: Path, version: int) -> None:
+    tables = ("entries", "last_good", "state")
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript("DROP TABLE last_good; PRAGMA user_version = 1")
+        connection.executescript(";".join(f"ALTER TABLE {table} DROP COLUMN seal" for table in tables))
+        connection.executescript(f"{'DROP TABLE last_good;' * (version == 1)} PRAGMA user_version = {version}")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_formats_before_are_read_and_then_upgraded(path: Path, version: int) -> None:
+    keep(path, LISTING)
+    downgrade(path, version)
     saved = Snapshot(path, SOURCE, refuses).load()
     assert saved is not None
     assert (saved.listing, saved.last_good) == (LISTING, [])
     assert keep_good(path, Changes([Put("/names/a", b"bad", 6)], 6)).last_good == [Put("/names/a", b"1", 3)]
+
+
+# ---------------------------------------------------------------- rows that are not as they were written
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE entries SET value = x'3233' WHERE key = '/names/b'",
+        "UPDATE entries SET value = 'text' WHERE key = '/names/b'",
+        "UPDATE entries SET key = '/names/d' WHERE key = '/names/b'",
+        "UPDATE entries SET lease = 5 WHERE key = '/names/b'",
+        "UPDATE entries SET mod_revision = 'x' WHERE key = '/names/b'",
+        "UPDATE last_good SET value = x'3233'",
+        "UPDATE state SET revision = 4711",
+        "UPDATE state SET seal = NULL, source = 'x'",
+    ],
+)
+def test_a_row_that_was_harmed(path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
+    keep_good(path, LISTING, Changes([Put("/names/a", b"bad", 6)], 6))
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute(harm).rowcount == 1
+        connection.commit()
+    assert Snapshot(path, SOURCE, refuses).load() is None
+    assert path.exists() == ("source" in harm), "set aside, unless it may be another source's"
+
+
+def test_what_an_older_version_wrote_has_no_seals(path: Path) -> None:
+    keep(path, LISTING)
+    downgrade(path, 2)
+    keep(path, Changes([Put("/names/c", b"3", 6)], 6))
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*), count(seal) FROM entries").fetchone() == (3, 1)
+        connection.execute("UPDATE entries SET value = x'33' WHERE key = '/names/b'")
+        connection.commit()
+    saved = Snapshot(path, SOURCE).load()
+    assert saved is not None
+    assert {put.key: put.value for put in saved.listing.entries}["/names/b"] == b"3"
 
 
 # ---------------------------------------------------------------- lost while running
@@ -287,17 +332,20 @@ def harm(path: Path, how: str) -> None:
     if how == "removed":
         path.unlink()
     else:
-        raw = bytearray(path.read_bytes())
+        raw = path.read_bytes()
         with path.open("r+b") as file:
             file.seek(4096)
-            file.write(os.urandom(len(raw) - 4096))
+            if how == "a value":
+                file.write(raw[4096:].replace(b"vvv", b"vwv", 1))  # of itself SQLite would not see it
+            else:
+                file.write(os.urandom(len(raw) - 4096))
 
 
-@pytest.mark.parametrize("how", ["removed", "damaged"])
+@pytest.mark.parametrize("how", ["removed", "damaged", "a value"])
 def test_a_file_lost_while_running_becomes_complete_again(path: Path, how: str, hurried: None) -> None:
     """What was changed before the listing that is asked for, and after it, is in the new file as the store has it."""
     snapshot = Snapshot(path, SOURCE)
-    many = [Put(f"/names/{i}", bytes(200), i + 1) for i in range(2000)]
+    many = [Put(f"/names/{i}", b"v" * 200, i + 1) for i in range(2000)]
     snapshot.keep(Listing(many, 2001), 1, 1)
     until(lambda: snapshot.written_revision == 2001)
     # To the file itself, so that there is something to damage.
@@ -322,13 +370,13 @@ def test_a_file_lost_while_running_becomes_complete_again(path: Path, how: str, 
     expected = {put.key: put.value for put in many[4:]}
     expected |= {"/names/0": b"before", "/names/2": b"after", "/names/x": b"unheard", "/names/y": b"later"}
     assert content(saved) == expected
-    assert bool(list(path.parent.glob("*.damaged-*"))) == (how == "damaged")
+    assert bool(list(path.parent.glob("*.damaged-*"))) == (how != "removed")
 
 
-@pytest.mark.parametrize("how", ["removed", "damaged"])
+@pytest.mark.parametrize("how", ["removed", "damaged", "a value"])
 def test_a_file_lost_before_anything_is_written_to_it(path: Path, how: str, hurried: None) -> None:
     """A start goes on from it, and the source is silent."""
-    keep(path, Listing([Put(f"/names/{i}", bytes(200), i + 1) for i in range(2000)], 2001))
+    keep(path, Listing([Put(f"/names/{i}", b"v" * 200, i + 1) for i in range(2000)], 2001))
     snapshot = Snapshot(path, SOURCE)
     assert snapshot.load() is not None
     snapshot.watch()
