@@ -11,6 +11,8 @@ cdef class Books:
     cdef long long revision        # the highest that has touched it, as far as that is not told
 
     cdef bint placed(self, bytes name, gift) except -1
+    cdef bint all_placed(self, bytes name, list plains) except -1
+    cdef int add_name(self, str key, bytes name, gift) except -1
     cdef bint both_placed(self, bytes name, bytes own, Plain gift) except -1
     cdef object zone_beneath(self, bytes up)
     cdef int touched(self, zone, long long revision) except -1

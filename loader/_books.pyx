@@ -24,6 +24,8 @@ cdef enum:
     TYPE_AAAA = 28
     TYPE_SRV = 33
     FIRST_RR = 3                   # loader/compiler.py: Gift
+    MOST_SHARING = 64              # keys that give to one name
+    MOST_TEXT = 16384              # octets of their texts
 
 
 cdef bint is_name(const uint8_t *name) noexcept nogil:
@@ -194,14 +196,47 @@ cdef class Books:
         else:
             key, revision = (<tuple>gift)[0], (<tuple>gift)[1]
         self.gifts_to[name] = gift
-        held = self.names_of.get(key)
-        if held is None:
-            self.names_of[key] = name
-        else:
-            self.names_of[key] = (held, name) if type(held) is bytes else (*held, name)
+        self.add_name(key, name, gift)
         self.link(name, up)
         self.touched(zone, revision)
         return True
+
+    cdef bint all_placed(self, bytes name, list plains) except -1:
+        """The same of several keys that a name is given the gifts of. False, too: something is to be said of them."""
+        cdef bytes up = behind(name) if PyBytes_GET_SIZE(name) > 1 else name
+        cdef Plain one, first = plains[0]
+        cdef Py_ssize_t texts = 0
+        zone = self.zone_beneath(up)
+        if zone is None or name in self.zones or name in self.gifts_to or len(plains) > MOST_SHARING:
+            return False
+        for one in plains:
+            texts += 0 if one.text is None else PyBytes_GET_SIZE(one.text)
+            if one.ttl != first.ttl or texts > MOST_TEXT:
+                return False
+        plains.sort(key=by_key)
+        self.gifts_to[name] = plains
+        for one in plains:
+            self.add_name(one.key, name, one)
+            self.touched(zone, one.revision)
+        self.link(name, up)
+        return True
+
+    cdef int add_name(self, str key, bytes name, gift) except -1:
+        """The key gives to the name. Its own goes without saying if it gives to one other: loader/gifts.py."""
+        held = self.names_of.get(key)
+        if held is None:
+            self.names_of[key] = name
+        elif type(held) is not bytes:
+            self.names_of[key] = (*held, name)
+        elif type(gift) is not Plain:
+            self.names_of[key] = (held, name)
+        else:
+            own = (<Plain>gift).name
+            if own == name and has(self.gifts_to[held], gift):
+                return 0
+            unsaid = own != held and self.gifts_to.get(own) is gift
+            self.names_of[key] = (own, held, name) if unsaid else (held, name)
+        return 0
 
     cdef bint both_placed(self, bytes name, bytes own, Plain gift) except -1:
         """The same of a name, and of that of its only key, a child of it."""
@@ -250,6 +285,16 @@ cdef class Books:
         return 0
 
 
+cdef bint has(held, gift) except -1:
+    """Whether it is among what is given to a name."""
+    return held is gift or (type(held) is list and gift in <list>held)
+
+
+def by_key(Plain plain):
+    """In what order they are."""
+    return plain.key
+
+
 cdef bint is_usual(tuple gift) except -1:
     cdef Py_ssize_t parts = len(gift)
     cdef long first = gift[FIRST_RR]
@@ -260,7 +305,8 @@ cdef bint is_usual(tuple gift) except -1:
 
 @cython.final
 cdef class Fill:
-    """Names out of a tree's books into a zone model's: those that have one plain key, of their own or beneath them."""
+    """Names out of a tree's books into a zone model's: those that have one plain key, of their own or beneath them, or
+    several that give addresses."""
 
     cdef Books model
     cdef str base
@@ -310,11 +356,24 @@ cdef class Fill:
             if not self.strict and not is_name(octets):
                 continue
             name = PyBytes_FromStringAndSize(<char *>octets + at, length - at)
-            if self.model.gifts_to.get(name) is held or name in self.zones or self.has_beneath(name):
+            if has(self.model.gifts_to.get(name), held) or name in self.zones or self.has_beneath(name):
                 continue
-            if not self.is_only(name, key, at) or not self.model.placed(name, held):
+            if at and type(self.odd.get(name)) is list:
+                if self.has_key(name) or not self.all_given(name, <list>self.odd[name]):
+                    left.append(key)
+            elif not self.is_only(name, key, at) or not self.model.placed(name, held):
                 left.append(key)
         return left
+
+    cdef bint all_given(self, bytes name, list keys) except -1:
+        """Whether the keys, none of which gives anything but addresses, could be entered as what is given to a name."""
+        cdef list plains = []
+        for key in keys:
+            held = self.by_key.get(key)
+            if type(held) is not Plain:
+                return False
+            plains.append(held)
+        return self.model.all_placed(name, plains)
 
     cdef bint is_only(self, bytes name, str key, bint stripped) except -1:
         """Whether the name has no other keys of its own."""
@@ -333,16 +392,16 @@ cdef class Fill:
             return False
         if key is None:
             key = other
-        if type(key) is not str:
-            return False
-        held = self.by_key.get(key)
-        if type(held) is not Plain and (other is None or type(held) is not tuple):
-            return False
         if name in self.odd or self.has_key(name):
             return False
         if not is_name(<const uint8_t *>PyBytes_AS_STRING(name)):
             return False
         self.model.aggregates.add(name)
+        if type(key) is list:
+            return self.all_given(name, <list>key)
+        held = self.by_key.get(key)
+        if type(held) is not Plain and (other is None or type(held) is not tuple):
+            return False
         if type(held) is Plain:
             length = spell_name(<str>key, len(self.base), octets)
             first = octets[0] + 1

@@ -39,9 +39,9 @@ cdef uint8_t *put_head(uint8_t *at, uint32_t type_, uint32_t ttl, uint32_t size)
     return put16(at, size)
 
 
-cdef uint8_t *put_entry(uint8_t *at, uint32_t type_, Py_ssize_t size) noexcept nogil:
+cdef uint8_t *put_entry(uint8_t *at, uint32_t type_, Py_ssize_t count, Py_ssize_t length) noexcept nogil:
     cdef directory_entry entry
-    entry.type, entry.count, entry.length = <uint16_t>type_, 1, <uint16_t>(RR_HEAD + size)
+    entry.type, entry.count, entry.length = <uint16_t>type_, <uint16_t>count, <uint16_t>length
     memcpy(at, &entry, DIRECTORY_ENTRY_SIZE)
     return at + DIRECTORY_ENTRY_SIZE
 
@@ -76,7 +76,7 @@ cdef bytes plain_block(bytes name, int flags, Plain plain):
     size += plain.size + SRV_SIZE + length
     made = PyBytes_FromStringAndSize(NULL, whole_units(size))
     at = begin(made, name, flags, 2, size)
-    at = put_entry(put_entry(at, type_, plain.size), TYPE_SRV, SRV_SIZE + length)
+    at = put_entry(put_entry(at, type_, 1, RR_HEAD + plain.size), TYPE_SRV, 1, RR_HEAD + SRV_SIZE + length)
     at = put_head(at, type_, plain.ttl, plain.size)
     memcpy(at, plain.octets, plain.size)
     at = put_head(at + plain.size, TYPE_SRV, plain.ttl, SRV_SIZE + length)
@@ -100,7 +100,7 @@ cdef bytes gift_block(bytes name, int flags, tuple gift):
     at = begin(made, name, flags, <int>((parts - FIRST_RR) // 3), size)
     for i in range(FIRST_RR, parts, 3):
         data = gift[i + 2]
-        at = put_entry(at, gift[i], PyBytes_GET_SIZE(data))
+        at = put_entry(at, gift[i], 1, RR_HEAD + PyBytes_GET_SIZE(data))
     for i in range(FIRST_RR, parts, 3):
         data = gift[i + 2]
         at = put_head(at, gift[i], gift[i + 1], <uint32_t>PyBytes_GET_SIZE(data))
@@ -109,12 +109,43 @@ cdef bytes gift_block(bytes name, int flags, tuple gift):
     return made
 
 
-def block(bytes name, int flags, gift):
-    """compiler.node of a name that has this gift alone. None: the long way, for it is not one RR, nor two of different
-    types."""
-    if type(gift) is Plain:
-        return plain_block(name, flags, <Plain>gift)
-    return gift_block(name, flags, <tuple>gift)
+cdef bytes shared_block(bytes name, int flags, list plains):
+    """Of several keys with the same TTL, in their order."""
+    cdef dict sets = {}
+    cdef Py_ssize_t size = NODE_HEADER_SIZE + PyBytes_GET_SIZE(name), i
+    cdef Plain plain = plains[0]
+    cdef uint32_t ttl = plain.ttl
+    cdef uint8_t *at
+    cdef bytes made, data
+    for plain in plains:
+        gift = plain.gift(len(plains))
+        for i in range(FIRST_RR, len(gift), 3):
+            sets.setdefault(gift[i], {})[gift[i + 2]] = None
+    types = sorted(sets)
+    for type_ in types:
+        size += DIRECTORY_ENTRY_SIZE + sum([RR_HEAD + len(data) for data in sets[type_]])
+    made = PyBytes_FromStringAndSize(NULL, whole_units(size))
+    at = begin(made, name, flags, <int>len(types), size)
+    for type_ in types:
+        at = put_entry(at, type_, len(sets[type_]), sum([RR_HEAD + len(data) for data in sets[type_]]))
+    for type_ in types:
+        for data in sets[type_]:
+            at = put_head(at, type_, ttl, <uint32_t>PyBytes_GET_SIZE(data))
+            memcpy(at, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            at += PyBytes_GET_SIZE(data)
+    return made
+
+
+def block(bytes name, int flags, held):
+    """compiler.node of a name that is given this alone: a Plain, several with the same TTL, a gift. None: the long way,
+    for it is something else, or a gift with more than two types, or with several RRs of a type."""
+    if type(held) is Plain:
+        return plain_block(name, flags, <Plain>held)
+    if type(held) is tuple:
+        return gift_block(name, flags, <tuple>held)
+    if type(held) is list and type((<list>held)[0]) is Plain:
+        return shared_block(name, flags, <list>held)
+    return None
 
 
 cdef bint has_star(children, bytes name) except -1:
@@ -133,7 +164,7 @@ def blocks(Books books, outside, int wildcard, int aggregate, list left):
     cdef int flags
     for name, held in books.gifts_to.items():
         made = None
-        if (type(held) is Plain or type(held) is tuple) and name not in books.zones and name not in books.nothing:
+        if type(held) is not dict and name not in books.zones and name not in books.nothing:
             if name in outside:
                 continue
             children = books.children.get(name)

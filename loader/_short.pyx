@@ -266,8 +266,8 @@ cdef class Plain:
     def address(self):
         return PyBytes_FromStringAndSize(<char *>self.octets, self.size)
 
-    def gift(self):
-        """The same as a gift."""
+    def gift(self, int sharing=1):
+        """The same as a gift. sharing: how many such keys give to the name, which the SRVs' weights tell."""
         cdef uint8_t target[6 + MAX_NAME + 1]
         cdef uint8_t name[MAX_NAME + 1]
         cdef int length = name_into(self, name) - self.skipped
@@ -276,6 +276,7 @@ cdef class Plain:
             given = self.key, self.revision, None, self.type, ttl, self.address
             return (*given, _TXT, ttl, self.text) if self.text else given
         memcpy(target, PyBytes_AS_STRING(SRV_HEAD), 6)
+        target[3] = <uint8_t>max(100 // sharing, 1)
         memcpy(target + 6, name + self.skipped, length)
         data = PyBytes_FromStringAndSize(<char *>target, 6 + length)
         return self.key, self.revision, None, self.type, ttl, self.address, _SRV, ttl, data

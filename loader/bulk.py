@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from loader._books import Books
 from loader._nodes import block, blocks
-from loader._short import Plain
 from loader.compiler import FIRST_RR, Gift
 from loader.model import Record
 from loader.names import STAR
@@ -149,7 +148,7 @@ def _nodes_among_cuts(model: Zones) -> Iterator[bytes]:
     has_child, compile_ = model._tree.has_child, model._compile
     above, plain = None, False  # of the name before; plain: what is beneath `above` is in a zone, and under no cut
     for name, held in model._gifts.by_name.items():
-        if (type(held) is Plain or type(held) is tuple) and name not in zones and name not in void:
+        if name not in zones and name not in void:
             if (behind := name[name[0] + 1 :]) != above:
                 above, plain = behind, model.is_plain(name)
             if plain and name not in cuts:

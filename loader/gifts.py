@@ -1,12 +1,13 @@
 """What which key gives to which name, looked up both ways. What it comes to is zone.py's and compiler.py's matter.
 
 A million keys are kept: most give one gift to one name, and each is kept as itself, without a container around it, or
-as a Plain, which is smaller. Whoever asks is given the gift.
+as a Plain, which is smaller; several Plains in a list of their own. Whoever asks is given the gifts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import cast
 
 from loader._short import Plain
 from loader.compiler import Gift
@@ -15,7 +16,7 @@ from loader.compiler import Gift
 #: one or two gifts; but a SkyDNS service aggregates thousands.
 _FEW = 8
 
-Held = Plain | Gift | list[Gift] | dict[str, Gift]
+Held = Plain | Gift | list[Plain] | list[Gift] | dict[str, Gift]
 
 
 class Gifts:
@@ -33,8 +34,8 @@ class Gifts:
         owners = self.by_key.get(key, ())
         if not isinstance(owners, bytes):
             return owners
-        held = self.by_name.get(owners)
-        if isinstance(held, Plain) and (own := held.name) != owners and self.by_name.get(own) is held:
+        plain = next((one for one in _plains(self.by_name.get(owners)) if one.key == key), None)
+        if plain is not None and (own := plain.name) != owners and self.by_name.get(own) is plain:
             return own, owners
         return (owners,)
 
@@ -55,9 +56,9 @@ class Gifts:
         held = self.by_name.get(name, ())
         if isinstance(held, dict):
             return held.values()
-        if isinstance(held, Plain):
-            return (held.gift(),)
-        return (held,) if held and isinstance(held, tuple) else held
+        if plains := _plains(held):
+            return [one.gift(len(plains)) for one in plains]
+        return (held,) if held and isinstance(held, tuple) else cast(Collection[Gift], held)
 
     def find(self, name: bytes, key: str) -> Gift | None:
         """What a key gives to a name."""
@@ -85,6 +86,8 @@ class Gifts:
     def replace(self, name: bytes, old: Gift | None, new: Gift | None) -> None:
         """The name gets `new` in place of `old`, which is one of its gifts; of the same key. None: nothing."""
         held = self.by_name.get(name)
+        for plain in _plains(held):  # what went without saying is to be said from now on
+            self.set_names(plain.key, self.names_of(plain.key))
         if isinstance(held, dict):
             if old is not None:
                 del held[old[0]]
@@ -102,3 +105,10 @@ class Gifts:
             self.by_name[name] = gifts if len(gifts) > 1 else gifts[0]
         else:
             self.by_name.pop(name, None)
+
+
+def _plains(held: Held | None) -> list[Plain]:
+    """Those that are kept instead of gifts."""
+    if isinstance(held, Plain):
+        return [held]
+    return [one for one in held if isinstance(one, Plain)] if isinstance(held, list) else []

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from loader import bulk, compiler, names
 from loader._nodes import block
-from loader._short import Plain
 from loader.apexes import Apexes, Zone
 from loader.compiler import Gift
 from loader.cuts import BELOW_CUT, FREE, OCCLUDED, Cuts
@@ -371,7 +370,7 @@ class Zones:
         flags = self._flags(name, zone.apex, state) if beneath or self._cuts else 0
         if name in self._aggregates:
             flags |= NodeFlag.AGGREGATE
-        if isinstance(held, Plain | tuple) and name != zone.apex:
+        if held is not None and name != zone.apex:
             made = block(name, int(flags), held)
             if made is not None:
                 return made

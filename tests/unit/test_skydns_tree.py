@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loader import names
@@ -41,6 +41,19 @@ VALUES = st.one_of(
 )
 STEPS = st.lists(
     st.lists(st.tuples(st.sampled_from(PATHS), st.one_of(st.none(), VALUES)), min_size=1, max_size=4), max_size=12
+)
+
+
+H1, H2, T = '{"host":"192.0.2.1","targetstrip":1}', '{"host":"192.0.2.2","targetstrip":1}', '{"text":"t"}'
+PLAIN = st.sampled_from(
+    [
+        H1, H2, T, '{"host":"192.0.2.1"}', '{"host":"2001:db8::1","targetstrip":1,"text":"t"}',
+        '{"host":"192.0.2.1","targetstrip":1,"ttl":60}', '{"host":"192.0.2.3","targetstrip":2,"text":"u"}',
+    ]
+)  # fmt: skip
+PLAIN_PATHS = [f"test/example/{one}" for one in ("a", "a/x", "a/y", "a/z", "a/x/z", "b/x", "b/y", "*/x", "x")]
+PLAIN_STEPS = st.lists(
+    st.lists(st.tuples(st.sampled_from(PLAIN_PATHS), st.one_of(st.none(), PLAIN)), min_size=1, max_size=4), max_size=8
 )
 
 
@@ -79,6 +92,21 @@ def test_step_by_step_is_as_from_scratch(semantics: Semantics, steps: Steps, mos
 @given(before=STEPS, after=STEPS, most=st.sampled_from([2, 256]))
 def test_name_by_name_is_as_key_by_key(semantics: Semantics, before: Steps, after: Steps, most: int) -> None:
     """The first listing, and what changes after it."""
+    compare_ways(semantics, before, after, most)
+
+
+@pytest.mark.parametrize("semantics", ["coredns", "strict"])
+@settings(max_examples=120, deadline=None)
+@given(before=PLAIN_STEPS, after=PLAIN_STEPS)
+@example([[("test/example/a/x", H1)]], [[("test/example/a", T)], [("test/example/a/x", None)]])
+@example([[("test/example/a/x", H1), ("test/example/a/y", H2)]], [[("test/example/a/y", None)]] * 2)
+@example([[("test/example/a/x", H1), ("test/example/a/y", H2)]], [[("test/example/a/x/z", H1)]])
+def test_name_by_name_of_what_most_keys_are(semantics: Semantics, before: Steps, after: Steps) -> None:
+    """Addresses, one or several for a name, as ExternalDNS writes them; and texts."""
+    compare_ways(semantics, before, after, 256)
+
+
+def compare_ways(semantics: Semantics, before: Steps, after: Steps, most: int) -> None:
     keys = {path: value for step in before for path, value in step if value is not None}
     short, long = (World(keys, semantics, most=most, by_key=by_key) for by_key in (False, True))
     for step in [[], *after]:
