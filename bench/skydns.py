@@ -1,6 +1,6 @@
 """What a million SkyDNS keys cost: a cold start from etcd, and one change. Part of `make bench`.
 
-    python -m bench.skydns [--keys N] [--shape plain|external] [--quick]
+    python -m bench.skydns [--keys N] [--shape plain|external|pairs] [--semantics coredns|strict] [--quick]
 
     cold     etcd has the keys, we have nothing: until the key that is listed last is answered right, and the loader's
              CPU time; what etcd needs for the same list; the loader's peak of memory, its own and with what it shares
@@ -8,7 +8,8 @@
              one beneath an apex with 10,000 more
 
 Shapes: plain, `/skydns/test/perf/h1 {"host":…,"ttl":60}`; external, as ExternalDNS writes them, with a random label
-that `targetstrip` takes off and a registry's text: two names a key. One JSON line at the end. It takes two minutes;
+that `targetstrip` takes off and a registry's text: two names a key in the coredns semantics; pairs, the same with two
+keys a host, as for a load balancer with two addresses. One JSON line at the end. It takes two minutes;
 --quick (100,000 keys) half of one.
 """
 
@@ -46,10 +47,15 @@ def say(what: str) -> None:
 
 
 def key(prefix: str, zone: str, number: int, shape: str) -> str:
-    """Of host `number`."""
+    """The one with this number."""
     path = "/".join(reversed(zone.split(".")))
-    tail = f"/{number * 2654435761 & 0xFFFFFFFF:08x}" if shape == "external" else ""
-    return f"{prefix}/{path}/h{number:07d}{tail}"
+    tail = "" if shape == "plain" else f"/{number * 2654435761 & 0xFFFFFFFF:08x}"
+    return f"{prefix}/{path}/{host(number, shape)}{tail}"
+
+
+def host(number: int, shape: str) -> str:
+    """Of key `number`."""
+    return f"h{number // 2 if shape == 'pairs' else number:07d}"
 
 
 def value(number: int, address: str, shape: str) -> bytes:
@@ -108,14 +114,14 @@ class Peak(threading.Thread):
 class Scene:
     """One etcd, and services that follow a prefix of it."""
 
-    def __init__(self, etcd: EtcdServer, folder: Path, shape: str) -> None:
-        self.etcd, self.folder, self.shape = etcd, folder, shape
+    def __init__(self, etcd: EtcdServer, folder: Path, shape: str, semantics: str) -> None:
+        self.etcd, self.folder, self.shape, self.semantics = etcd, folder, shape, semantics
         self.cores = Cores.available()
 
     @contextlib.contextmanager
     def service(self, prefix: str) -> Iterator[Standoff]:
         """Without a snapshot: what that costs is another benchmark's matter."""
-        more = ["--zone", ZONE, "--zone", CROWD, "--state-dir", ""]
+        more = ["--zone", ZONE, "--zone", CROWD, "--state-dir", "", "--semantics", self.semantics]
         with Standoff(
             [f"etcd://{self.etcd.endpoint}{prefix}?schema=skydns"], self.cores, self.folder, more=more
         ) as one:
@@ -124,7 +130,7 @@ class Scene:
     def start(self, service: Standoff, count: int) -> float:
         """Seconds until the last host is answered."""
         *_, address = zones.addresses(count)
-        query = measures.wire_query(f"h{count - 1:07d}.{ZONE}")
+        query = measures.wire_query(f"{host(count - 1, self.shape)}.{ZONE}")
         return service.wait_for_answer(query, socket.inet_aton(address))
 
     def change(self, service: Standoff, prefix: str, zone: str, count: int) -> Result:
@@ -138,11 +144,11 @@ class Scene:
             for round_ in range(CHANGES):
                 number = (round_ * 7919 + 1) % (count - 1)
                 address = f"10.200.{round_ >> 8}.{round_ & 255}"
-                query = measures.wire_query(f"h{number:07d}.{zone}")
+                query = measures.wire_query(f"{host(number, self.shape)}.{zone}")
                 start = time.monotonic()
                 put = etcd.put(key(prefix, zone, number, self.shape), value(number, address, self.shape))
                 runner.run(put)
-                while not ask(sock, query).endswith(socket.inet_aton(address)):
+                while socket.inet_aton(address) not in ask(sock, query):
                     if time.monotonic() > start + START_S:
                         raise BenchError(f"a change was not answered in {START_S:.0f} s")
                     time.sleep(0.0002)
@@ -157,7 +163,7 @@ def ask(sock: socket.socket, query: bytes) -> bytes:
     return sock.recv(4096)
 
 
-def measure(count: int, shape: str, folder: Path) -> Result:
+def measure(count: int, shape: str, semantics: str, folder: Path) -> Result:
     found = binaries()
     if not found:
         raise BenchError("it needs an etcd")
@@ -168,8 +174,9 @@ def measure(count: int, shape: str, folder: Path) -> Result:
         say(f"filling etcd with {count} keys")
         measures.fill_keys(etcd.endpoint, keys("/many", count, shape))
         measures.fill_keys(etcd.endpoint, keys("/few", FEW, shape))
-        scene = Scene(etcd, folder, shape)
-        result: Result = {"keys": count, "shape": shape, "bare_list_s": bare_list(etcd.endpoint, "/many")}
+        scene = Scene(etcd, folder, shape, semantics)
+        result: Result = {"keys": count, "shape": shape, "semantics": semantics}
+        result["bare_list_s"] = bare_list(etcd.endpoint, "/many")
         say("cold start from etcd")
         with scene.service("/many") as service:
             peak = Peak(service)
@@ -204,12 +211,14 @@ def rows(result: Result) -> Iterator[tuple[str, str, str]]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.skydns", description=str(__doc__).partition("\n")[0])
     parser.add_argument("--keys", type=int, default=1_000_000)
-    parser.add_argument("--shape", choices=("plain", "external"), default="plain")
+    parser.add_argument("--shape", choices=("plain", "external", "pairs"), default="plain")
+    parser.add_argument("--semantics", choices=("coredns", "strict"), default="coredns")
     parser.add_argument("--quick", action="store_true", help="100,000 keys")
     options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="standoff-bench-"))
     try:
-        result = measure(100_000 if options.quick else options.keys, options.shape, folder)
+        keys_wanted = 100_000 if options.quick else options.keys
+        result = measure(keys_wanted, options.shape, options.semantics, folder)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
