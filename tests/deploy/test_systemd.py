@@ -7,6 +7,7 @@ The bare system is made once and kept in .cache; each run works on a copy, in a 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -31,9 +32,20 @@ INSIDE = "systemd,systemd-sysv,python3,procps"
 SERVER, LOADER = "standoff-server.service", "standoff-loader.service"
 SECRETS = "/etc/standoff/cookie-secrets"
 CONFIGURATION = """\
-source = ["file:/etc/standoff/example.test.zone"]
+source = ["file:/etc/standoff/example.test.zone", "file:/etc/standoff/checked.jsonl"]
 listen = ["127.0.0.1:53"]
 """
+#: Names whose records are checked, by HTTP and by TCP, within the sandbox of the loader's unit.
+BACKENDS = ("127.0.0.11", "127.0.0.12")
+CHECK = {"interval": 0.5, "timeout": 0.4, "fall": 2, "rise": 1}
+CHECKED = [
+    {"name": "checked.test.", "type": "SOA", "data": "ns1.checked.test. root.checked.test. 1 7200 1800 86400 30"},
+    {"name": "checked.test.", "type": "NS", "data": "ns1.example.test."},
+    *(
+        {"name": f"{url[:3]}.checked.test.", "type": "A", "ttl": 5, "data": BACKENDS, "check": CHECK | {"url": url}}
+        for url in ("http://{address}:8080/", "tcp://{address}:8080")
+    ),
+]
 
 
 def require_a_machine_that_can_boot() -> None:
@@ -164,6 +176,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     )  # fmt: skip
     assert installed.returncode == 0, installed.stdout + installed.stderr
     (tree / "etc/standoff/standoff.toml").write_text(CONFIGURATION)
+    (tree / "etc/standoff/checked.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in CHECKED))
     shutil.copy(ROOT / "deploy/sample/example.test.zone", tree / "etc/standoff")
     subprocess.run(["chroot", str(tree), "systemctl", "enable", "standoff.target"], check=True, capture_output=True)
     booted = Machine(tree, scratch / "console")
@@ -330,6 +343,58 @@ def test_the_watchdog_replaces_a_supervisor_that_hangs(running: Machine) -> None
     with every_query_answered(running):
         running.run("kill", f"-{signal.SIGSTOP.value}", str(stopped))
         comes_back(running, SERVER, stopped)
+
+
+def test_health_checks_work_within_the_sandbox(running: Machine) -> None:
+    """And a checker that is killed is replaced, in the same loader."""
+
+    def serve(backend: str) -> None:
+        server = ("/usr/bin/python3", "-m", "http.server", "8080", "--bind", backend, "--directory", "/etc/standoff")
+        running.run("systemd-run", "--quiet", f"--unit=backend{backend[-2:]}", *server)
+
+    def health(*arguments: str) -> list[dict[str, str]]:
+        told = running.run("/opt/standoff/bin/standoff", "health", *arguments)
+        return json.loads(told.stdout)["targets"] if "--json" in arguments else []
+
+    def states() -> dict[str, str]:
+        return {one["target"].partition(" ")[0]: one["state"] for one in health("--json")}
+
+    def answered(*addresses: str) -> bool:
+        return all(sorted(running.dig(f"{name}.checked.test").split()) == sorted(addresses) for name in ("htt", "tcp"))
+
+    def checkers() -> list[str]:
+        listed = running.run("pgrep", "--full", "loader.checker", check=False).stdout
+        return listed.split()
+
+    first, second = BACKENDS
+    for backend in BACKENDS:
+        serve(backend)
+    try:
+        running.eventually(lambda: list(states().values()) == ["up"] * 4, "all four targets are up")
+        assert answered(*BACKENDS)
+        running.run("systemctl", "stop", f"backend{first[-2:]}")
+        running.eventually(lambda: answered(second), "a backend that is gone is not answered")
+        assert sorted(states().values()) == ["down", "down", "up", "up"]
+        (checker,) = checkers()
+        loader, restarts = running.main_pid(LOADER), running.show(LOADER, "NRestarts")
+        running.run("kill", f"-{signal.SIGKILL.value}", checker)
+        running.eventually(lambda: checkers() not in ([], [checker]), "another checker")
+        assert answered(second), "what was known stays"
+        serve(first)
+        running.eventually(lambda: answered(*BACKENDS), "the other checker sees it come back")
+        assert (running.main_pid(LOADER), running.show(LOADER, "NRestarts")) == (loader, restarts)
+        target = next(one for one in states() if one.startswith("tcp") and second in one)
+        health("set", target, "down")
+        running.eventually(lambda: running.dig("tcp.checked.test") == first, "an operator's word")
+        assert running.run("ls", "/var/lib/standoff").stdout.count("health.json") == 1
+        running.run("systemctl", "restart", LOADER)
+        running.eventually(lambda: running.show(LOADER, "ActiveState") == "active", "ready again")
+        assert running.dig("tcp.checked.test") == first, "it outlives the loader"
+        health("set", target, "auto")
+        running.eventually(lambda: answered(*BACKENDS), "all are back")
+        assert "denied" not in running.journal().lower()
+    finally:
+        running.run("systemctl", "stop", *(f"backend{backend[-2:]}" for backend in BACKENDS), check=False)
 
 
 def test_stopping_is_clean(running: Machine) -> None:
