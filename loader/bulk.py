@@ -7,11 +7,12 @@ with what the name before has shown. What is unusual in any way is left to the l
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from loader._books import Books
 from loader._nodes import block, blocks
+from loader._short import Plain
 from loader.compiler import FIRST_RR, Gift
 from loader.model import Record
 from loader.names import STAR
@@ -130,6 +131,29 @@ def give_again(model: Zones, key: str, record: Record, revision: int, cause: int
         gifts_to[owner] = new
         model._changed.add(owner)
         model._touch(zone, max(revision, cause))
+    return True
+
+
+def give_plain(model: Zones, plain: Plain, names: Sequence[bytes]) -> bool:
+    """The same of a key of SkyDNS that gives to these names, and gave to them before. False: the long way."""
+    gifts, book = model._gifts, model._gifts.by_name
+    given = gifts.names_of(plain.key)
+    if len(given) != len(names) or set(given) != set(names):
+        return False
+    for name in names:
+        old = book.get(name)
+        if not isinstance(old, Plain) and (type(old) is not tuple or old[2] is not None):
+            return False
+        if name in model._zones or name in model._outside or name in model._pending or name in model._void:
+            return False
+        if name in model._problems or name in model._warnings:
+            return False
+    for name in names:
+        book[name] = plain
+        model._changed.add(name)
+        zone = model._zone_of(name)
+        if zone is not None:
+            model._touch(zone, plain.revision)
     return True
 
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from loader import records
 from loader._books import Books
 from loader._plain import Short
+from loader._short import Plain
 from loader.compiler import Gift, Given
 from loader.last_good import rounds
 from loader.model import NO_UTF8, Changes, Listing, Put, Record, Reject
@@ -23,6 +24,7 @@ from shm.layout import LoaderState
 log = logging.getLogger(__name__)
 
 Parse = Callable[[Put], list[Record]]
+Swap = tuple[Plain, list[bytes]]
 
 #: What is refused in its place would be a riddle.
 NOT_TEXT = "the key is not UTF-8"
@@ -45,6 +47,8 @@ class Update:
                In records that is its last good value, or None: the same as before. Looked up as problems are
     usual      the same as records, revisions and problems, a short way through them for who has none of the keys yet
     by_name    another one, through records and marks
+    swaps      keys that are in nothing of the above: what is kept of each now, and the names that it gives to, which it
+               gave to before, alone. To be taken before the records
     """
 
     records: Mapping[str, list[Record] | None]
@@ -58,6 +62,7 @@ class Update:
     usual: Usual | None = None
     why: str = ""
     by_name: ByName | None = None
+    swaps: Sequence[Swap] = ()
 
 
 class Usual(Protocol):

@@ -6,10 +6,11 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from loader import bulk, takeover
+from loader import bulk, compiler, takeover
+from loader._short import Plain
 from loader.chronicle import Chronicle
 from loader.compiler import Gift
 from loader.feed import ByName, Update, Usual
@@ -108,6 +109,8 @@ class Publisher:
         elif update.by_name is not None and not source and not self._keys[source] and not self._watched:
             await self._take_names(update, update.by_name)
         else:
+            for plain, owners in update.swaps:
+                self._swap(source, plain, owners)
             await self._take_each(source, update)
             for marked, on in update.marks.items():
                 self._zones.mark(marked, on)
@@ -158,6 +161,14 @@ class Publisher:
     def _watched(self) -> int:
         """Names whose keys the filters have to see."""
         return 0 if self._filters is None else self._filters.bank.watched
+
+    def _swap(self, source: int, plain: Plain, owners: Sequence[bytes]) -> None:
+        """A key gives this to these names, to which it gave before, alone."""
+        key = plain.key
+        held = self._filters is not None and self._filters.bank.holds(key)
+        if source or held or not bulk.give_plain(self._zones, plain, owners):
+            records = [Record(None, owner, *rr) for owner in owners for rr in compiler.rrs(plain.gift())]
+            self._model.apply(f"{source}:{key}" if source else key, records, plain.revision)
 
     def _apply(self, source: int, key: str, records: list[Record] | None, update: Update) -> None:
         name = f"{source}:{key}" if source else key

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from loader.feed import FeedStatus, Source, Update
+from loader.feed import FeedStatus, Source, Swap, Update
 from loader.last_good import rounds
 from loader.leases import CHANGE_PATIENCE, LIST_PATIENCE, Leases
 from loader.model import Changes, Delete, Listing, Put, Record
@@ -186,13 +186,26 @@ def _loaded(tree: ServiceTree, listing: Listing, before: set[bytes]) -> Update:
 def change_update(tree: ServiceTree, changes: Changes) -> Update:
     """Of several events for a key the last one counts."""
     last = {event.key: event for event in changes.events}
-    keys, marks = tree.change({key: event if isinstance(event, Put) else None for key, event in last.items()})
+    swaps: list[Swap] = []
+    news: dict[str, Put | None] = {}
+    for key, event in last.items():
+        put = event if isinstance(event, Put) else None
+        if put is not None and (swap := tree.swap(put)) is not None:
+            swaps.append(swap)
+        else:
+            news[key] = put
+    keys, marks = tree.change(news)
     own = {key: event.mod_revision for key, event in last.items()}
-    return _update_of(tree, keys, own, changes.revision, marks)
+    return _update_of(tree, keys, own, changes.revision, marks, swaps)
 
 
 def _update_of(
-    tree: ServiceTree, keys: set[str], own: dict[str, int], revision: int, marks: dict[bytes, bool]
+    tree: ServiceTree,
+    keys: set[str],
+    own: dict[str, int],
+    revision: int,
+    marks: dict[bytes, bool],
+    swaps: Sequence[Swap] = (),
 ) -> Update:
     problems = {key: tree.problems[key] for key in keys if key in tree.problems}
     kept = {key: tree.kept[key] for key in keys if key in tree.kept}
@@ -200,7 +213,7 @@ def _update_of(
     # What changed because of another key's change moves the serial as that does.
     causes = dict.fromkeys(keys - own.keys(), max(own.values(), default=revision))
     records: dict[str, list[Record] | None] = {key: tree.records_of(key) for key in keys}
-    return Update(records, revision, False, problems, revisions, causes, marks, kept)
+    return Update(records, revision, False, problems, revisions, causes, marks, kept, swaps=swaps)
 
 
 class _Keys:

@@ -69,6 +69,10 @@ class Services:
             found.append(service)
         return found
 
+    def has_own(self, name: bytes) -> bool:
+        """Whether `own` may find something."""
+        return name in self.odd or spelled(self.base, name) in self.by_key
+
     # ------------------------------------------------------------ come and go
 
     def add(self, service: Service) -> None:
@@ -104,7 +108,7 @@ class Services:
             return None
         if self.semantics == "strict":
             apex = self.apex_of(service.name)
-            if apex is None or self.is_special(service) or len(self.owner(service)) <= len(apex):
+            if apex is None or self.is_special(service.name) or len(self.owner(service)) <= len(apex):
                 return None
         return skydns.folded(service, self.base, self.semantics)
 
@@ -174,6 +178,6 @@ class Services:
                 found.append(apex)
         return found
 
-    def is_special(self, service: Service) -> bool:
-        """Whether it may count for an apex as more than one of those beneath it."""
-        return _SPECIAL in service.name
+    def is_special(self, name: bytes) -> bool:
+        """Whether what is there may count for an apex as more than one of those beneath it."""
+        return _SPECIAL in name

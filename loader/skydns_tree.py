@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from loader import names, skydns
 from loader import skydns_views as views
 from loader._books import Load
+from loader._short import Plain, plain
 from loader.attributes import Conditional
 from loader.model import Put, Record, Reject
 from loader.skydns import HOST, POINTER, TEXT, ConditionalService, Semantics, Service
@@ -107,6 +108,47 @@ class ServiceTree:
             if service.kind in (HOST, TEXT):
                 self.beneath[service.kind].load(self.services.above(service), service.key, service.group)
 
+    def swap(self, put: Put) -> tuple[Plain, list[bytes]] | None:
+        """The short way of the most frequent change: a plain key gets another address, and is alone at all names that
+        it gives to. What is kept of it now, and these names; None: the long way, and nothing has happened."""
+        services, key = self.services, put.key
+        held = services.by_key.get(key)
+        if not isinstance(held, Plain) or put.lease or key in self.problems:
+            return None
+        strict = self._semantics == "strict"
+        found = plain(services.base, key, put.value, put.mod_revision, self._default_ttl, strict)
+        if found is None or not isinstance(new := found[1], Plain) or new.skipped != held.skipped:
+            return None
+        given = self._alone_strict(new) if strict else self._alone(key, found[0])
+        if not given:
+            return None
+        services.by_key[key] = new
+        return new, given
+
+    def _alone_strict(self, kept: Plain) -> list[bytes]:
+        """The name that a key gives to; none if others do, too."""
+        name = kept.name
+        return [name] if [one.key for one in self.services.own(name)] == [kept.key] else []
+
+    def _alone(self, key: str, name: bytes) -> list[bytes]:
+        """The names that a key gives to, its own first; none if something else counts at one of them, or may."""
+        services, (hosts, texts) = self.services, self.beneath
+        above = services.over(name)
+        if not above or services.is_special(name) or not is_name(name):
+            return []
+        if name in hosts or name in texts or name in services.odd:
+            return []
+        given = [name]
+        for one in above:
+            if hosts.keys.get(one) != key:
+                if not hosts.beyond(one, key):
+                    return []
+            elif one in texts or one in services.zones or services.has_own(one) or not is_name(one):
+                return []
+            else:
+                given.append(one)
+        return given
+
     def change(self, news: dict[str, Put | None]) -> tuple[set[str], dict[bytes, bool]]:
         """Key -> what it is now, None for gone. Returns the keys that give something else than before, and these; and
         the names that are aggregates now, or are none any more."""
@@ -147,7 +189,7 @@ class ServiceTree:
     def _answering(self, service: Service) -> list[bytes]:
         """The names whose answers may be others because the service comes, goes or is another one."""
         found = self.services.names_of(service)
-        if service.kind not in (HOST, TEXT) or service.group or self.services.is_special(service):
+        if service.kind not in (HOST, TEXT) or service.group or self.services.is_special(service.name):
             return found
         beyond, owner = self.beneath[service.kind].beyond, self.services.owner(service)
         return [name for name in found if name == owner or not beyond(name, service.key)]

@@ -153,6 +153,10 @@ class Bank:
         """Names whose keys have to come through `apply`, as of now and from now on."""
         return self._names
 
+    def holds(self, key: str) -> bool:
+        """Whether what the key gives has to come through `apply`."""
+        return key in self._held
+
     def taken(self, owner: bytes) -> list[Taken]:
         """What the filters took away from a name."""
         return self._names[owner].taken if owner in self._names else []

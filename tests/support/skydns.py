@@ -67,6 +67,7 @@ class World:
         self.zones = Zones(apexes)
         self.marked: set[bytes] = set()  # by the updates
         self.revision = 0
+        self.swapped = 0  # changes that took the short way
         self._keys: set[str] = set()
         self.relist([self.put(key, value) for key, value in (keys or {}).items()])
 
@@ -91,6 +92,9 @@ class World:
         if update.by_name is not None and not self._keys and not self._by_key:
             self._fill(update.by_name, update)
             return
+        for plain, owners in update.swaps:
+            assert bulk.give_plain(self.zones, plain, owners)
+            self.swapped += 1
         gone = self._keys - update.records.keys() if update.full else set()
         for key, records in [*update.records.items(), *((key, None) for key in gone)]:
             revision = update.revisions.get(key, update.revision)

@@ -147,6 +147,22 @@ def test_a_change_names_only_what_gives_something_else() -> None:
     assert set(changed) == {names.from_text(n) for n in ("x.7.example.test", "7.example.test", "example.test")}
 
 
+@pytest.mark.parametrize("semantics", ["coredns", "strict"])
+def test_the_short_way_of_a_change(semantics: Semantics) -> None:
+    """Most changes take it; the result is as from scratch."""
+    keys = {f"test/example/{i}/x": f'{{"host":"192.0.2.{i % 200}","targetstrip":1}}' for i in range(600)}
+    world = World(keys, semantics)
+    for i in range(0, 600, 7):
+        keys[f"test/example/{i}/x"] = f'{{"host":"198.51.100.{i % 200}","targetstrip":1,"ttl":{i}}}'
+    del keys["test/example/7/x"]
+    keys["test/example/14/y"] = '{"host":"192.0.2.1"}'
+    keys["test/example/21/x"] = '{"host":"192.0.2.1","targetstrip":1,"port":80}'
+    events = [world.put(key, value) for key, value in keys.items() if "198.51.100" in value or '192.0.2.1"' in value]
+    world.change(*events, world.delete("test/example/7/x"))
+    assert world.swapped > 30
+    assert world.content() == World(keys, semantics).content()
+
+
 def test_weights_of_the_others_change_with_one() -> None:
     world = World({"test/example/x/a": '{"host":"192.0.2.1","port":80}'})
     update = world.change(world.put("test/example/x/b", '{"host":"192.0.2.2","port":80}'))
