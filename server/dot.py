@@ -81,7 +81,7 @@ class Sessions:
     def ready(self, slot: int) -> None:
         """The client's socket can be read or written. Steps of handshakes wait for their turn: see `shake`."""
         session = self._sessions.get(slot)
-        if session is None or session.due:
+        if session is None or session.due or not self._streams.is_open(slot):  # closed in this round, not forgotten yet
             return
         if session.shaken:
             self._go_on(slot, session)

@@ -98,7 +98,7 @@ class Relays:
     def take(self, number: int) -> None:
         """There is something to read at that socket."""
         relay = self._under_way.get(number)
-        if relay is None:
+        if relay is None or not self._streams.is_open(relay.slot):  # its client left in this round: see `forget`
             return
         assert relay.sock is not None
         relay.since = time.monotonic()

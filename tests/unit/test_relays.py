@@ -10,6 +10,8 @@ from typing import Any, cast
 import pytest
 
 from server import relays
+from server.dot import Session, Sessions
+from server.handshakes import Handshakes
 from server.passage import DONE, Doorkeeper
 from server.relays import MOST_A_CLIENT, Relays
 from tests.support.framing import framed
@@ -177,3 +179,32 @@ def test_the_client_leaves(stage: Stage) -> None:
     assert len(stage.relays) == 0
     with pytest.raises(OSError, match="pipe"):
         stage.keeper.far[0].send(bytes(12))
+
+
+@pytest.mark.parametrize("end", [DONE, b""])
+def test_the_client_leaves_in_the_round_in_which_the_answer_ends(stage: Stage, end: bytes) -> None:
+    """Its slot is forgotten at the end of the round; what came for it in the same round is of no use."""
+    stage.pair.send(framed(AXFR))
+    stage.rounds()
+    (far,) = stage.keeper.far
+    far.send(AXFR[:2] + bytes(20))
+    stage.rounds()
+    if end:
+        far.send(end)
+    else:
+        stage.keeper.far.pop().close()
+    stage.pair.streams.close(stage.pair.slot)
+    stage.rounds()
+    assert len(stage.relays) == 0
+
+
+def test_an_encrypted_client_that_is_closed_before_its_turn() -> None:
+    """A message of its transfer could not be sent, and then comes what its socket had to tell in the same round."""
+    with closing(Pair(encrypted=True)) as pair:
+        sessions = Sessions(pair.streams, cast(Any, None), Handshakes(4, 1.0))
+        sessions._sessions[pair.slot] = Session(cast(Any, pair.theirs), shaken=True)
+        pair.streams.close(pair.slot)
+        sessions.ready(pair.slot)
+        sessions.settle(pair.slot)
+        sessions.forget(pair.slot)
+        assert pair.theirs.fileno() < 0
