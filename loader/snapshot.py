@@ -78,6 +78,7 @@ class _Pending:
     wanted   the number that a listing must have to be put under changes that are here already
     refused  keys whose last change is refused; good: the last change of a key that is not, since the listing (a
              Delete: what came before does not count). Both are kept only with `refuses`
+    earlier  what `good` was when the listing came
     """
 
     wanted: Callable[[], int]
@@ -86,6 +87,7 @@ class _Pending:
     changes: dict[str, Put | Delete] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     good: dict[str, Put | Delete] = field(default_factory=dict)
+    earlier: dict[str, Put | Delete] = field(default_factory=dict)
     revision: int = 0
     cluster_id: int = 0
     seen_ns: int = 0
@@ -106,6 +108,7 @@ class _Pending:
             self._change(content.events)
             return
         self.listing = content
+        self.earlier.update(self.good)
         for book in (self.changes, self.refused, self.good):
             book.clear()
         self._change(on_top)
@@ -142,6 +145,7 @@ class Snapshot(FileThread[_Item, _Pending]):
         self.path = path
         self._source = source
         self._refuses = refuses
+        self._good: dict[str, Put] = {}  # what last_good holds, lest it be lost with the file
         self._wants = 0  # times that a listing was
         self.wanted = 0  # not 0: a listing is, for `supply`
         self.written_revision = 0
@@ -164,6 +168,7 @@ class Snapshot(FileThread[_Item, _Pending]):
             return None
         if saved is not None:
             self._stamp = self.file.stamp()
+            self._good = {put.key: put for put in saved.last_good}
         return saved
 
     def keep(self, item: Listing | Changes, cluster_id: int, seen_ns: int) -> None:
@@ -209,7 +214,7 @@ class Snapshot(FileThread[_Item, _Pending]):
 
     def _fill(self, connection: sqlite3.Connection, pending: _Pending) -> None:
         if pending.listing is not None:
-            self._replace(connection, pending.listing)
+            self._replace(connection, pending.listing, pending.earlier)
         else:
             row = connection.execute("SELECT complete, source FROM state").fetchone()
             if row is None or not row[0] or row[1] != self._source:
@@ -227,23 +232,30 @@ class Snapshot(FileThread[_Item, _Pending]):
         state = (self._source, str(pending.cluster_id), pending.revision, 1, pending.seen_ns)
         connection.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?)", (*state, _seal_of_state(state)))
 
-    def _replace(self, connection: sqlite3.Connection, listing: Listing) -> None:
+    def _replace(self, connection: sqlite3.Connection, listing: Listing, earlier: dict[str, Put | Delete]) -> None:
         """All entries are these now. What was good stays, of keys that the listing names with a value that is not."""
         good: list[Put] = []
         if self._refuses is not None:
-            before = {put.key: put for table in ("entries", "last_good") for put in _puts(connection, table)}
+            before = dict(self._good)
+            before.update((put.key, put) for table in ("entries", "last_good") for put in _puts(connection, table))
+            for key, event in earlier.items():
+                before.pop(key, None)
+                if isinstance(event, Put):
+                    before[key] = event
             bad = [put for put in listing.entries if before and put.key in before and self._refuses(put)]
             good = [old for put in bad if not self._refuses(old := before[put.key])]
         connection.execute("DELETE FROM entries")
         connection.execute("DELETE FROM last_good")
         _insert(connection, "entries", listing.entries)
         _insert(connection, "last_good", good)
+        self._good = {put.key: put for put in good}
 
-    @staticmethod
-    def _keep_good(connection: sqlite3.Connection, pending: _Pending, refuses: Refuses) -> None:
+    def _keep_good(self, connection: sqlite3.Connection, pending: _Pending, refuses: Refuses) -> None:
         """Before the changes are made: where one is refused, what it would overwrite is the last good value."""
         over = [(key,) for key in pending.changes if key not in pending.refused or key in pending.good]
         connection.executemany("DELETE FROM last_good WHERE key = ?", over)
+        for (key,) in over:
+            self._good.pop(key, None)
         for key in pending.refused:
             good = pending.good.get(key)
             if good is None:
@@ -251,6 +263,7 @@ class Snapshot(FileThread[_Item, _Pending]):
                 good = found[0] if found and not refuses(found[0]) else None
             if isinstance(good, Put):
                 _insert(connection, "last_good", [good])
+                self._good[key] = good
 
 
 def _puts(

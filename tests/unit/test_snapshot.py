@@ -386,3 +386,31 @@ def test_a_file_lost_before_anything_is_written_to_it(path: Path, how: str, hurr
     until(lambda: snapshot.wanted == 0)
     snapshot.close()
     assert content(Snapshot(path, SOURCE).load()) == {"/names/a": b"1", "/names/b": b"\xff\0"}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_last_good_values_outlive_the_file(path: Path, hurried: None, again: bool) -> None:
+    """... which is lost while we run, and made anew of a listing that has refused values only. again: after a start."""
+    bad = [Put(f"/names/{name}", b"bad", revision) for revision, name in enumerate("abcd", 11)]
+    good = [Put(f"/names/{name}", b"1", revision) for revision, name in enumerate("abcd", 1)]
+    snapshot = Snapshot(path, SOURCE, refuses)
+    snapshot.keep(Listing(list(good), 4), 1, 1)
+    snapshot.keep(Changes([*bad[:3]], 13), 1, 1)
+    until(lambda: snapshot.written_revision == 13)
+    if again:
+        snapshot.close()
+        snapshot = Snapshot(path, SOURCE, refuses)
+        assert snapshot.load() is not None
+        snapshot.watch()
+    harm(path, "removed")
+    until(lambda: snapshot.wanted != 0)
+    # One more that is good before it is refused, and one that is deleted before: nothing of it is good any more.
+    more: list[Put | Delete] = [Put("/names/b", b"2", 14), Put("/names/b", b"bad", 15), Delete("/names/c", 16)]
+    snapshot.keep(Changes([*more, Put("/names/c", b"bad", 17)], 17), 1, 1)
+    listed = [bad[0], Put("/names/b", b"bad", 15), Put("/names/c", b"bad", 17), good[3]]
+    snapshot.supply(Listing(listed, 17), snapshot.wanted, 1, 1)
+    until(lambda: snapshot.wanted == 0)
+    snapshot.close()
+    saved = Snapshot(path, SOURCE, refuses).load()
+    assert saved is not None
+    assert {put.key: put.value for put in saved.last_good} == {"/names/a": b"1", "/names/b": b"2"}
