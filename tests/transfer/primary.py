@@ -95,6 +95,24 @@ def transfer(port: int, *, signed: bool = False, zone: str = ZONE, type_: str = 
     return records
 
 
+def wait_until_both_give(theirs: int, ours: int, *, signed: bool = False) -> Records:
+    """The zone, once a secondary gives the same as we do.
+
+    It takes a new version up in other processes (NSD), and resets connections to those before.
+    """
+    found: list[Records] = []
+
+    def same() -> bool:
+        try:
+            found[:] = [transfer(theirs), transfer(ours, signed=signed)]
+        except (ConnectionError, EOFError):
+            return False
+        return found[0] == found[1]
+
+    wait_for("both give the same zone", same, PATIENCE_S)
+    return found[0]
+
+
 def put(endpoint: str, key: str, value: str) -> None:
     """Into etcd, by its JSON gateway."""
     body = {"key": base64.b64encode(key.encode()).decode(), "value": base64.b64encode(value.encode()).decode()}

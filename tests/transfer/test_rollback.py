@@ -12,7 +12,7 @@ import pytest
 from tests.support.etcd import EtcdServer, binaries, free_ports, running
 from tests.support.instances import fresh_instance
 from tests.support.processes import wait_for
-from tests.transfer.primary import PATIENCE_S, put, standoff, transfer, wait_until_published
+from tests.transfer.primary import PATIENCE_S, put, standoff, wait_until_both_give, wait_until_published
 from tests.transfer.secondaries import KINDS, ROOT, ZONE, program, secondary
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -50,7 +50,7 @@ def test_a_secondary_follows(kind: str, tmp_path: Path, etcd: EtcdServer) -> Non
 
         def arrives(address: str) -> int:
             wait_for(f"{address} arrives", lambda: copy.ask(f"www.{ZONE}", "A") == [address], PATIENCE_S)
-            assert transfer(theirs) == transfer(ours)
+            wait_until_both_give(theirs, ours)
             return copy.serial()
 
         try:

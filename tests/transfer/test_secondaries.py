@@ -13,7 +13,7 @@ from tests.support.etcd import EtcdServer, binaries, free_ports, running
 from tests.support.instances import fresh_instance
 from tests.support.processes import wait_for
 from tests.support.selfsigned import make_pair
-from tests.transfer.primary import PATIENCE_S, put, standoff, transfer, wait_until_published
+from tests.transfer.primary import PATIENCE_S, put, standoff, wait_until_both_give, wait_until_published
 from tests.transfer.secondaries import KEY_NAME, KINDS, PRIMARY_NAME, ZONE, program, secondary
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -62,8 +62,7 @@ def test_a_secondary_follows_an_etcd(kind: str, signed: bool, tmp_path: Path, et
         try:
             wait_for("the first transfer", copy.serial, PATIENCE_S)
             assert copy.ask(f"www.{ZONE}", "A") == ["192.0.2.1", "192.0.2.2"]
-            whole = transfer(ours, signed=signed)
-            assert transfer(theirs) == whole
+            whole = wait_until_both_give(theirs, ours, signed=signed)
             assert len(whole) >= len(CONTENT) + 4
 
             before = copy.serial()
@@ -72,7 +71,7 @@ def test_a_secondary_follows_an_etcd(kind: str, signed: bool, tmp_path: Path, et
             wait_for("the change has arrived", lambda: copy.ask(f"new2.{ZONE}", "A") == ["192.0.2.102"], PATIENCE_S)
             assert copy.serial() > before
             assert copy.serial() == board.loader.get("revision")
-            assert transfer(theirs) == transfer(ours, signed=signed)
+            wait_until_both_give(theirs, ours, signed=signed)
             assert board.supervisor.get("leaks_reported") == 0
         except BaseException:
             print(primary.log, copy.log, sep="\n----\n")
@@ -116,7 +115,7 @@ def test_a_secondary_over_tls(kind: str, tmp_path: Path) -> None:
             (stream,) = [slot for slot in board.workers() if slot.get("kind") == SlotKind.STREAM]
             assert sum(stream.counters(ENCRYPTED_COUNTERS)["requests_family"]) >= 2
             assert sum(stream.counters()["requests_family"]) == 0, "nothing of it went in the clear"
-            assert transfer(theirs) == transfer(ours, signed=True)
+            wait_until_both_give(theirs, ours, signed=True)
         except BaseException:
             print(primary.log, copy.log, sep="\n----\n")
             raise
