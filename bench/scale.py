@@ -8,8 +8,8 @@
                caught up: until a table made of snapshot and etcd is answered from
     change     CPU time from an event to the swap, among a thousand names and among N: the model, the guard and both
                tables in one process, no etcd
-    stream     RATE changes a second in transactions of etcd for S seconds: how long after the last one all are applied;
-               every name is compared in the end
+    stream     20,000 changes a second in transactions of etcd for S seconds: how long after the last one all are
+               applied; every name is compared in the end
 
 One JSON line at the end. It takes two minutes, with --full (changes for a minute) three, with --quick (100,000 names)
 half of one.
@@ -23,35 +23,29 @@ import contextlib
 import random
 import re
 import signal
-import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from bench import measures, report, zones
+from bench import measures, report, streaming, zones
 from bench.processes import BenchError, Cores, Result, Standoff
 from loader.etcd import Etcd
-from loader.etcd_channel import ClientOptions, EtcdError
+from loader.etcd_channel import EtcdError
 from loader.feed import schema_parse, update_of
 from loader.gate import Gate
 from loader.guard import Limits
 from loader.model import Changes, Listing, Put
 from loader.publisher import Publisher
 from loader.zone import Zones
-from shm import node
 from shm.board import Board
-from shm.reading import TableObserver
 from shm.segment import remove_instance
 from shm.tables import TableWriter
 from tests.support.etcd import EtcdServer, binaries
 
 PREFIX = "/bench"
-#: Changes a second, and how many of them a transaction of etcd has.
-RATE = 20_000
-TXN = 100
 FEW = 1000
 CHANGES = 2000
 PATIENCE_S = 120.0
@@ -89,16 +83,6 @@ class Scene:
             board.close()
 
 
-def wait_for(condition: Callable[[], object], what: str) -> float:
-    """Seconds until the condition came true."""
-    start = time.monotonic()
-    while not condition():
-        if time.monotonic() > start + PATIENCE_S:
-            raise BenchError(f"not within {PATIENCE_S:.0f} s: {what}")
-        time.sleep(0.005)
-    return time.monotonic() - start
-
-
 def peak_mb(pid: int) -> float:
     """The most memory that a process has had, its shared memory included."""
     found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
@@ -125,8 +109,8 @@ def starts(scene: Scene) -> tuple[Result, Result]:
         first = measures.start_up(service, scene.names)
         pid = service.loader_words()["loader_pid"]
         image = scene.folder / "state" / f"{service.instance}.image"
-        wait_for(image.exists, "an image")
-        wait_for(lambda: list((scene.folder / "state").glob("*.sqlite")), "a snapshot")
+        streaming.wait_for(image.exists, "an image")
+        streaming.wait_for(lambda: list((scene.folder / "state").glob("*.sqlite")), "a snapshot")
         time.sleep(3.0)  # the snapshot's first write
         cold = {"first_answer_s": first, "loader_peak_mb": peak_mb(pid), "image_mb": image.stat().st_size / 1e6}
         service.kill()
@@ -136,7 +120,9 @@ def starts(scene: Scene) -> tuple[Result, Result]:
         first = measures.start_up(service, scene.names)
         if service.loader_words()["publishes"] > 1:
             raise BenchError("the first answer was not the image's")
-        wait_for(lambda: service.loader_words()["publishes"] > 1 and scene.known(service, 2), "a table of the sources")
+        streaming.wait_for(
+            lambda: service.loader_words()["publishes"] > 1 and scene.known(service, 2), "a table of the sources"
+        )
         caught_up = time.monotonic() - service.started_at
         peak = peak_mb(service.loader_words()["loader_pid"])
         service.kill()
@@ -185,64 +171,15 @@ def change_among(names: int) -> float:
 # ---------------------------------------------------------------- many changes
 
 
-async def write_on(endpoint: str, names: int, seconds: float, latest: dict[int, int]) -> tuple[int, float]:
-    """RATE changes a second; fills in host -> number of its last change. The last revision, and seconds it took."""
-    draw, number, revision = random.Random(2), 0, 0
-    async with Etcd(endpoint, ClientOptions(call_timeout=PATIENCE_S)) as etcd:
-        start = time.monotonic()
-        while number < RATE * seconds:
-            await asyncio.sleep(max(0.0, start + number / RATE - time.monotonic()))
-            puts = []
-            for host in draw.sample(range(names - 1), TXN):
-                number += 1
-                latest[host] = number
-                puts.append((f"{PREFIX}/{zones.ZONE}/h{host:07d}/A", f'"{changed(number)}"'.encode()))
-            revision = await etcd.transact(puts)
-        return revision, time.monotonic() - start
-
-
-def changed(number: int) -> str:
-    """The address that change `number` gives."""
-    return ".".join(map(str, (1 << 31 | number).to_bytes(4, "big")))
-
-
 def stream(scene: Scene, seconds: float) -> Result:
-    say(f"{RATE} changes a second for {seconds:.0f} s")
-    latest: dict[int, int] = {}
     with scene.service() as service:
         measures.start_up(service, scene.names)
-        wait_for(lambda: service.loader_words()["publishes"] > 1, "a table of the sources")
-        before = service.loader_words()
-        revision, took = asyncio.run(write_on(scene.etcd.endpoint, scene.names, seconds, latest))
-        behind = revision - service.loader_words()["revision"]
-        lag = wait_for(lambda: service.loader_words()["revision"] >= revision, "all changes")
-        after = service.loader_words()
-        wrong = differences(service.instance, latest)
-    return {
-        "seconds": took,
-        "changes": RATE * seconds,
-        "rate": RATE * seconds / took,
-        "publishes": after["publishes"] - before["publishes"],
-        "transactions_behind_at_the_end": behind,
-        "applied_after_s": lag,
-        "wrong": wrong,
-    }
+        streaming.wait_for(lambda: service.loader_words()["publishes"] > 1, "a table of the sources")
+        return streaming.stream(service, scene.etcd.endpoint, scene.names - 1, seconds, put_of)
 
 
-def differences(instance: str, latest: dict[int, int]) -> int:
-    """Names whose answer is not that of their last change."""
-    board = Board.attach(instance)
-    observer = TableObserver(board)
-    try:
-        wrong = 0
-        for host, number in latest.items():
-            block = observer.find(b"\x08h%07d\x04perf\x04test\x00" % host)
-            right = socket.inet_aton(changed(number))
-            wrong += block is None or not node.unpack(block).rrsets[A].wire.endswith(right)
-        return wrong
-    finally:
-        observer.close()
-        board.close()
+def put_of(host: int, address: str) -> tuple[str, bytes]:
+    return f"{PREFIX}/{zones.ZONE}/h{host:07d}/A", f'"{address}"'.encode()
 
 
 # ---------------------------------------------------------------- all of it
@@ -278,9 +215,7 @@ def rows(result: Result) -> Iterator[tuple[str, str, str]]:
     yield "caught up after that", f"{image['caught_up_s'] - image['first_answer_s']:.1f} s", "5 s"
     yield f"one change among {result['names']} names over {FEW}", f"{change['ratio']:.2f}", "1.5"
     yield "its CPU time", f"{change['many_ms']:.2f} ms", ""
-    yield f"changes a second, {many['seconds']:.0f} s", f"{many['rate']:.0f}", str(RATE)
-    yield "all applied after the last one", f"{many['applied_after_s']:.2f} s", ""
-    yield "names with a wrong answer then", str(many["wrong"]), "0"
+    yield from streaming.rows(many)
 
 
 def main(arguments: list[str] | None = None) -> int:

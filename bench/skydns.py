@@ -1,11 +1,12 @@
 """What a million SkyDNS keys cost: a cold start from etcd, and one change. Part of `make bench`.
 
-    python -m bench.skydns [--keys N] [--shape plain|external|pairs] [--semantics coredns|strict] [--quick]
+    python -m bench.skydns [--keys N] [--shape plain|external|pairs] [--semantics coredns|strict] [--stream S] [--quick]
 
     cold     etcd has the keys, we have nothing: until the key that is listed last is answered right, and the loader's
              CPU time; what etcd needs for the same list; the loader's peak of memory, its own and with what it shares
     change   from the put to the first right answer, p50 and p90: of one key among N, of one among a thousand, and of
              one beneath an apex with 10,000 more
+    stream   with --stream S: 20,000 changes a second for S seconds (bench/streaming.py); not of pairs
 
 Shapes: plain, `/skydns/test/perf/h1 {"host":…,"ttl":60}`; external, as ExternalDNS writes them, with a random label
 that `targetstrip` takes off and a registry's text: two names a key in the coredns semantics; pairs, the same with two
@@ -30,7 +31,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import measures, report, zones
+from bench import measures, report, streaming, zones
 from bench.processes import START_S, BenchError, Cores, Result, Standoff, run_ns
 from loader.etcd import Etcd
 from tests.support.etcd import EtcdServer, binaries
@@ -133,6 +134,10 @@ class Scene:
         query = measures.wire_query(f"{host(count - 1, self.shape)}.{ZONE}")
         return service.wait_for_answer(query, socket.inet_aton(address))
 
+    def put_of(self, number: int, address: str) -> tuple[str, bytes]:
+        """See bench/streaming.py."""
+        return key("/many", ZONE, number, self.shape), value(number, address, self.shape)
+
     def change(self, service: Standoff, prefix: str, zone: str, count: int) -> Result:
         """Put another address, ask until it is there."""
         took: list[float] = []
@@ -163,7 +168,7 @@ def ask(sock: socket.socket, query: bytes) -> bytes:
     return sock.recv(4096)
 
 
-def measure(count: int, shape: str, semantics: str, folder: Path) -> Result:
+def measure(count: int, shape: str, semantics: str, seconds: float, folder: Path) -> Result:
     found = binaries()
     if not found:
         raise BenchError("it needs an etcd")
@@ -188,6 +193,8 @@ def measure(count: int, shape: str, semantics: str, folder: Path) -> Result:
             say("changes")
             result["among_many"] = scene.change(service, "/many", ZONE, count)
             result["beneath_crowd"] = scene.change(service, "/many", CROWD, CROWD_KEYS)
+            if seconds:
+                result["stream"] = streaming.stream(service, etcd.endpoint, count, seconds, scene.put_of)
         with scene.service("/few") as service:
             scene.start(service, FEW)
             time.sleep(1.0)
@@ -206,6 +213,8 @@ def rows(result: Result) -> Iterator[tuple[str, str, str]]:
     yield f"one change among {result['keys']} keys", f"p50 {many['p50_ms']:.1f}, p90 {many['p90_ms']:.1f} ms", ""
     yield f"over one among {FEW}", f"{many['p50_ms'] / few['p50_ms']:.2f}", "1.5"
     yield f"beneath an apex with {CROWD_KEYS}", f"p50 {crowd['p50_ms']:.1f}, p90 {crowd['p90_ms']:.1f} ms", "10 ms"
+    if "stream" in result:
+        yield from streaming.rows(result["stream"])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -213,12 +222,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--shape", choices=("plain", "external", "pairs"), default="plain")
     parser.add_argument("--semantics", choices=("coredns", "strict"), default="coredns")
+    parser.add_argument("--stream", type=float, default=0.0, metavar="S", help="many changes, for S seconds")
     parser.add_argument("--quick", action="store_true", help="100,000 keys")
     options = parser.parse_args(arguments)
+    if options.stream and options.shape == "pairs":
+        parser.error("--stream needs a shape with one key a host")
     folder = Path(tempfile.mkdtemp(prefix="standoff-bench-"))
     try:
         keys_wanted = 100_000 if options.quick else options.keys
-        result = measure(keys_wanted, options.shape, options.semantics, folder)
+        result = measure(keys_wanted, options.shape, options.semantics, options.stream, folder)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
