@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -25,27 +26,55 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.import_plugin("lockcheck.plugin")
 
 
-#: Tests that judge how long clients waited: they have the machine to themselves (run.py). In CI each has one more try,
-#: and the report tells of it: a virtual machine may stand still for a second, and nobody looks on who could tell that
-#: from a fault.
-JUDGE_WAITS = ("torture", "drill", "leaks", "incident", "protocol", "transfer", "bench")
-#: Files of these folders take long, each for itself: side by side with others, who begins with them ends sooner.
-LONG = ("deploy", "packaging", "lockcheck", "model", "differential", "etcd", "filters", "fuzz")
-#: Set by run.py. "alone": only those; "together": only the others.
+#: Where tests judge how long somebody waited: folders and files of tests/. In CI each has one more try, and the report
+#: tells of it: a virtual machine may stand still for a second, and nobody looks on who could tell that from a fault.
+#: These load the machine themselves, and have it to themselves (run.py).
+ALONE = ("torture",)
+#: These mostly sleep: two of them leave more than half of two CPUs idle.
+IN_PAIRS = (
+    "leaks", "drill", "incident", "torture/test_fail_static.py", "torture/test_asker.py", "protocol/test_handshakes.py",
+    "bench/test_generator.py", "bench/test_tcpflood.py", "filters/test_health_checks.py",
+    "filters/test_windows_and_weights.py",
+)  # fmt: skip
+#: Beside those that judge waits, without doing so.
+TOGETHER = ("torture/test_image_start.py",)
+#: Folders, and files of them, that begin first side by side with others, so that all end at about the same time: what
+#: takes longest, most of it waiting for another (etcd, a container, name servers), then the rest.
+LONG = (
+    "leaks", "drill", "etcd/test_production.py", "deploy", "fuzz", "etcd/test_running.py", "etcd/test_source.py",
+    "packaging", "transfer/test_interleaving.py", "etcd/test_guard_drift.py", "transfer", "torture", "filters", "etcd",
+    "protocol", "lockcheck", "model", "differential",
+)  # fmt: skip
+#: Set by run.py: which of the three run.
 WHICH_VARIABLE = "STANDOFF_TESTS"
+TESTS = Path(__file__).parent
+
+
+def which_run(path: Path) -> str:
+    """Of a file of tests: "together", "in pairs", or "alone"."""
+    place = path.relative_to(TESTS)
+    for run, places in (("together", TOGETHER), ("in pairs", IN_PAIRS), ("alone", ALONE)):
+        if any(place.is_relative_to(one) for one in places):
+            return run
+    return "together"
+
+
+def place_of(path: Path) -> int:
+    """Of a file of tests, among those that run side by side."""
+    place = path.relative_to(TESTS)
+    return next((number for number, one in enumerate(LONG) if place.is_relative_to(one)), len(LONG))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if which := os.environ.get(WHICH_VARIABLE):
         sides: dict[bool, list[pytest.Item]] = {True: [], False: []}
         for item in items:
-            sides[(item.path.parent.name in JUDGE_WAITS) == (which == "alone")].append(item)
-        places = {name: place for place, name in enumerate(LONG)}
-        items[:] = sorted(sides[True], key=lambda item: places.get(item.path.parent.name, len(LONG)))
+            sides[which_run(item.path) == which].append(item)
+        items[:] = sorted(sides[True], key=lambda item: place_of(item.path))
         config.hook.pytest_deselected(items=sides[False])
     if os.environ.get("CI"):
         for item in items:
-            if item.path.parent.name in JUDGE_WAITS:
+            if which_run(item.path) != "together":
                 item.add_marker(pytest.mark.flaky(reruns=1))
 
 

@@ -1,7 +1,9 @@
 """All tests, as `make test` runs them: `python -m tests.run [ARGUMENTS OF PYTEST]`.
 
-Tests that judge how long somebody waited (conftest.py: JUDGE_WAITS) have the machine to themselves; all others go
-first, side by side. Two runs of pytest, and one summary at the end. Exit status as pytest's: 0 if all passed.
+Three runs of pytest, and one summary at the end (conftest.py tells which files run when): first all tests that do not
+judge how long somebody waited, more of them at a time than there are CPUs, for most wait; then, two at a time, those
+that judge waits and leave the machine idle; then, alone, those that judge waits and load it. Exit status as pytest's: 0
+if all passed.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import xml.etree.ElementTree as xml
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.conftest import JUDGE_WAITS, WHICH_VARIABLE
+from tests.conftest import ALONE, IN_PAIRS, TESTS, TOGETHER, WHICH_VARIABLE, which_run
 
 ROOT = Path(__file__).resolve().parents[1]
 #: More would wait for each other's etcds and builds.
@@ -42,21 +44,26 @@ class Tally:
 
 
 def run(which: str, options: list[str], report: Path) -> int:
-    """pytest on the tests that are to run "together" or "alone" (conftest.py). Its exit status."""
+    """pytest on the tests that are to run "together", "in pairs" or "alone" (conftest.py). Its exit status."""
     environment = {**os.environ, WHICH_VARIABLE: which}
     command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *options]
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
+def side_by_side(number: int) -> list[str]:
+    return ["-n", str(number), "--dist", "loadfile", "--no-loadscope-reorder"]
+
+
 def main() -> int:
     arguments, started, tally = sys.argv[1:], time.monotonic(), Tally()
-    at_once = min(MOST_AT_ONCE, os.cpu_count() or 1)
-    plan = {"together": ["-n", str(at_once), "--dist", "loadfile", "--no-loadscope-reorder"], "alone": []}
-    folders = [f"tests/{name}" for name in JUDGE_WAITS]
+    at_once = min(MOST_AT_ONCE, 1 + (os.cpu_count() or 1))
+    plan = {"together": side_by_side(at_once), "in pairs": side_by_side(2), "alone": []}
     if not any(Path(ROOT, argument.partition("::")[0]).exists() for argument in arguments):
         # They are sorted out anyway; not to look into the others' files at all saves some seconds.
-        plan["together"] += [f"--ignore={folder}" for folder in folders]
-        plan["alone"] += folders
+        for place in (*IN_PAIRS, *ALONE):
+            if not any(Path(one).is_relative_to(place) for one in TOGETHER):
+                plan["together"].append(f"--ignore=tests/{place}")
+            plan[which_run(TESTS / place)].append(f"tests/{place}")
     statuses = []
     with tempfile.TemporaryDirectory() as folder:
         for which, options in plan.items():
