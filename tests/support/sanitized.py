@@ -19,7 +19,7 @@ MODULES = (
     "server/_stream",
 )  # fmt: skip
 FLAGS = (
-    "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-w",
+    "-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-w",
     "-fPIC", "-shared", "-Ishm", "-Iserver",
 )  # fmt: skip
 
