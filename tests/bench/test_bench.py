@@ -13,7 +13,7 @@ import dns.zone
 import pytest
 from rich.console import Console
 
-from bench import changer, measures, report, scale, zones
+from bench import changer, measures, report, scale, streaming, zones
 from bench.processes import Result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +93,7 @@ def test_the_report_shows_what_there_is_and_compares() -> None:
 
 
 def test_the_numbers_of_changes_are_told_by_their_addresses() -> None:
-    assert [scale.changed(number) for number in (1, 258, 1_200_000)] == ["128.0.0.1", "128.0.1.2", "128.18.79.128"]
+    assert [streaming.changed(number) for number in (1, 258, 1_200_000)] == ["128.0.0.1", "128.0.1.2", "128.18.79.128"]
 
 
 def test_one_change_costs_something(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loader import names
+from loader import bulk, names
 from loader.feed import Feed, Update, etcd_feed
 from loader.files import FileStatus
 from loader.kept_source import _as_it_came
@@ -75,6 +75,8 @@ class Model:
         asyncio.run(run())
 
     def _apply(self, update: Update) -> None:
+        for plain, names in update.swaps:
+            assert bulk.give_plain(self._zones, plain, names)
         gone = self._keys - update.records.keys() if update.full else set()
         for key, records in [*update.records.items(), *((key, None) for key in gone)]:
             refused = update.kept.get(key)
