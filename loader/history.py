@@ -22,11 +22,16 @@ from loader.sqlite_file import FileThread, SqliteFile, transaction
 #: Octets of changes that may wait to be written, some 200,000 changes; a single publish may have more. What comes then
 #: is lost, and the history tells so. It bounds the loader's memory while the disk is full.
 MOST_WAITING = 64 << 20
+#: The same while the disk takes them: when a million names change at once, theirs is the entry that somebody will want.
+MOST_IN_HASTE = 256 << 20
 #: Beside the blocks themselves.
 _PER_NAME = 100
 #: Notes of entries that stand for what is not known.
 BEGUN = "the history begins here"
-LOST = "what came before is not known: the loader died before it was written, or started from an older image"
+LOST = (
+    "what came before is not known: the loader died before it was written, started from an older image, or could not "
+    "write as much as changed"
+)
 TOO_LARGE = "too large to be kept (history_size)"
 
 
@@ -133,7 +138,7 @@ class History(FileThread[tuple[Publish, int], _Batch]):
         """Keep it; it is lost if too much waits already. Returns at once."""
         weight = _weight(publish)
         waiting = self._told - self._done
-        if waiting and waiting + weight > MOST_WAITING:
+        if waiting and waiting + weight > (MOST_WAITING if self.error else MOST_IN_HASTE):
             return  # the next one does not go on from what was written last: so it shows
         self._told += weight
         self.put((publish, weight))
