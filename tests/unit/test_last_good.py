@@ -75,8 +75,8 @@ class Model:
         asyncio.run(run())
 
     def _apply(self, update: Update) -> None:
-        for plain, names in update.swaps:
-            assert bulk.give_plain(self._zones, plain, names)
+        for plain, owners in update.swaps:
+            assert bulk.give_plain(self._zones, plain, owners)
         gone = self._keys - update.records.keys() if update.full else set()
         for key, records in [*update.records.items(), *((key, None) for key in gone)]:
             refused = update.kept.get(key)
