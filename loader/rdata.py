@@ -21,10 +21,12 @@ import dns.rdatatype
 
 from loader import names
 from loader.model import Reject
+from shm.node import MAX_RRSET
 
 A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, DNAME, DS = 1, 2, 5, 6, 12, 15, 16, 28, 33, 39, 43
 
-MAX_RDATA = 0xFFFF
+#: With the 12 octets in front of it, it fits into an RRset as the table has it: one that does not is cut nowhere.
+MAX_RDATA = MAX_RRSET - 12
 #: One character-string of TXT (RFC 1035 section 3.3).
 MAX_STRING = 255
 

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader import rdata
-from loader.model import Reject
+from loader import names, rdata
+from loader.model import Record, Reject
+from loader.zone import Zones
+from shm.node import unpack
 
 ZONE = b"\x07example\x04test\0"
 
@@ -68,7 +70,7 @@ def test_from_text(type_name: str, text: str, expected: bytes) -> None:
         ("TYPE65280", r"\# 5 0a000001", "wrong length"),
         ("CNAME", r"\# 2 c00c", "CNAME"),
         ("TXT", '"open', "TXT"),
-        ("TXT", "x" * 66000, "at most 65535 octets"),
+        ("TXT", "x" * 66000, "at most 65523 octets"),
         ("NOPE", "x", "'NOPE' is not a record type"),
         ("TYPE0", "x", "not a record type"),
         ("TYPE65536", "x", "not a record type"),
@@ -83,6 +85,20 @@ def test_rejects_say_why_in_one_line(type_name: str, text: str, reason: str) -> 
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 250
+
+
+def test_what_is_taken_fits_into_a_node() -> None:
+    """The short ways of the zone model do not ask for the size of a lone record."""
+    zone, owner = names.from_text("example.test"), names.from_text("a.example.test")
+    model = Zones([zone])
+    longest = rdata.txt(["x" * 65267])
+    assert len(longest) == 65523
+    model.apply("k", [Record(None, owner, rdata.TXT, 60, longest)], 1)
+    block = model.block(owner)
+    assert block is not None
+    assert len(unpack(block).rrsets[rdata.TXT].wire) == 65535
+    with pytest.raises(Reject, match="at most 65523 octets"):
+        rdata.txt(["x" * 65268])
 
 
 def test_long_txt_is_split() -> None:
