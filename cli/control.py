@@ -17,6 +17,10 @@ class ControlFailed(StandoffError):
     """The server or loader could not be asked, or gave no proper reply."""
 
 
+class NoReply(ControlFailed):
+    """None in time: it may be at work on what it was asked for."""
+
+
 class Reply(msgspec.Struct, frozen=True):
     """What every reply has."""
 
@@ -37,7 +41,7 @@ def ask(
     path: Path, command: str, arguments: dict[str, Any], timeout_s: float = 5.0, part: str = "server"
 ) -> tuple[Reply, dict[str, Any]]:
     """Send a command to the server or the loader and wait for the reply, at most `timeout_s` for each step. Raises
-    NotRunning, ControlFailed."""
+    NotRunning, NoReply, ControlFailed."""
     from server.control import pack
 
     request = pack({"command": command, **arguments})
@@ -50,7 +54,7 @@ def ask(
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning(f"no {part} listens at {path}: is the instance running?") from None
         except TimeoutError:
-            raise ControlFailed(f"the {part} at {path} did not reply within {timeout_s:g} s") from None
+            raise NoReply(f"the {part} at {path} did not reply within {timeout_s:g} s") from None
         except OSError as error:
             raise ControlFailed(f"cannot ask the {part} at {path}: {error.strerror or error}") from error
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,10 @@ Examples:
 #: Lines of the difference that are shown before the question.
 MOST_LINES = 40
 #: How long the loader may take, in seconds: it reads the history, and publishes.
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 _POLL_S = 0.02
+#: After that many seconds it is said that there is something to wait for.
+_SILENCE_S = 3.0
 
 
 @make_command("rollback", epilog=EXAMPLES, short_help="Back to an earlier state of all names, and stay there.")
@@ -81,18 +84,27 @@ class Done:
 def carry_out(settings: Settings, what: str, **arguments: Any) -> Done:
     """Have the loader do it, and wait until readers have it. Raises NotRunning, ControlFailed."""
     from cli.asking import request
-    from cli.control import ControlFailed
+    from cli.control import ControlFailed, NoReply
 
     request(settings, what, **arguments)
-    deadline = time.monotonic() + PATIENCE_S
+    begun, told_so = time.monotonic(), False
     while True:
-        told = request(settings, "deed")
-        if told["state"] == "failed":
+        told: dict[str, Any] = {}
+        with suppress(NoReply):  # a million names keep it busy for some seconds
+            told = request(settings, "deed")
+        state = told.get("state")
+        if state == "failed":
             raise ControlFailed(f"the loader says: {told['said']}")
-        if told["state"] == "done":
+        if state == "done":
             return Done(told["names"])
-        if time.monotonic() > deadline:
+        if state == "idle":
+            raise ControlFailed("the loader was replaced meanwhile; `standoff status` tells how it is now")
+        took = time.monotonic() - begun
+        if took > PATIENCE_S:
             raise ControlFailed(f"the loader is still at it after {PATIENCE_S:g} s; `standoff status` tells more")
+        if took > _SILENCE_S and not told_so:
+            told_so = True
+            output.message("the loader is at work: a million names take a minute")
         time.sleep(_POLL_S)
 
 
