@@ -223,19 +223,19 @@ cdef class Books:
 
     cdef int add_name(self, str key, bytes name, gift) except -1:
         """The key gives to the name. Its own goes without saying if it gives to one other: loader/gifts.py."""
+        cdef Plain said
         held = self.names_of.get(key)
         if held is None:
             self.names_of[key] = name
         elif type(held) is not bytes:
             self.names_of[key] = (*held, name)
-        elif type(gift) is not Plain:
-            self.names_of[key] = (held, name)
         else:
-            own = (<Plain>gift).name
-            if own == name and has(self.gifts_to[held], gift):
-                return 0
-            unsaid = own != held and self.gifts_to.get(own) is gift
-            self.names_of[key] = (own, held, name) if unsaid else (held, name)
+            said = plain_of(self.gifts_to.get(held), key)
+            own = held if said is None else said.name
+            if own == held or self.gifts_to.get(own) is not said:
+                self.names_of[key] = (held, name)
+            elif own != name:
+                self.names_of[key] = (own, held, name)
         return 0
 
     cdef bint both_placed(self, bytes name, bytes own, Plain gift) except -1:
@@ -290,6 +290,17 @@ cdef bint has(held, gift) except -1:
     return held is gift or (type(held) is list and gift in <list>held)
 
 
+cdef Plain plain_of(held, str key):
+    """That of the key, among what is given to a name."""
+    if type(held) is Plain and (<Plain>held).key == key:
+        return held
+    if type(held) is list:
+        for one in <list>held:
+            if type(one) is Plain and (<Plain>one).key == key:
+                return one
+    return None
+
+
 def by_key(Plain plain):
     """In what order they are."""
     return plain.key
@@ -315,10 +326,12 @@ cdef class Fill:
     cdef dict by_key, hosts, texts, odd
     cdef set depths                # numbers of labels that keys have
     cdef int deepest
+    cdef set aside                 # names that `beneath` left alone
 
     def __init__(self, Books model, str base, zones, bint strict):
         """See Load."""
         self.model, self.base, self.zones, self.strict = model, base, zones, strict
+        self.aside = set()
 
     def books(self, dict by_key, dict hosts, dict texts, dict odd):
         """See Load."""
@@ -334,11 +347,12 @@ cdef class Fill:
         for name in names:
             if name not in self.zones and not self.aggregate(name):
                 left.append(name)
+        self.aside.update(left)
         return left
 
     def own(self, list keys):
-        """Takes the names of these keys; returns the keys that it left alone. Apexes, and names that have something
-        beneath them, are neither."""
+        """Takes the names of these keys; returns the keys that it left alone. Apexes, and names that `beneath` had
+        something to do with, are neither."""
         cdef list left = []
         cdef uint8_t octets[MAX_NAME + 1]
         cdef int length, at
@@ -356,7 +370,11 @@ cdef class Fill:
             if not self.strict and not is_name(octets):
                 continue
             name = PyBytes_FromStringAndSize(<char *>octets + at, length - at)
-            if has(self.model.gifts_to.get(name), held) or name in self.zones or self.has_beneath(name):
+            if has(self.model.gifts_to.get(name), held) or name in self.zones:
+                continue
+            if self.has_beneath(name):
+                if name not in self.aside:
+                    left.append(key)   # since then only: the tree moves on
                 continue
             if at and type(self.odd.get(name)) is list:
                 if self.has_key(name) or not self.all_given(name, <list>self.odd[name]):

@@ -101,6 +101,7 @@ def test_name_by_name_is_as_key_by_key(semantics: Semantics, before: Steps, afte
 @example([[("test/example/a/x", H1)]], [[("test/example/a", T)], [("test/example/a/x", None)]])
 @example([[("test/example/a/x", H1), ("test/example/a/y", H2)]], [[("test/example/a/y", None)]] * 2)
 @example([[("test/example/a/x", H1), ("test/example/a/y", H2)]], [[("test/example/a/x/z", H1)]])
+@example([[("test/example/a", H1), ("test/example/a/x/z", H1)]], [[("test/example/a/x/z", None)]])
 def test_name_by_name_of_what_most_keys_are(semantics: Semantics, before: Steps, after: Steps) -> None:
     """Addresses, one or several for a name, as ExternalDNS writes them; and texts."""
     compare_ways(semantics, before, after, 256)
