@@ -264,11 +264,8 @@ class TableWriter:
         target = self._fresh(max(SMALLEST_TABLE, int(GROWTH * (used or expected))), names)
         try:
             for done, block in enumerate(chain(head, blocks), 1):
-                try:
-                    target.table.put(block)
-                except TableFull:
+                while not _taken(target.table, block):
                     target = self._larger(target, names)
-                    target.table.put(block)
                 if done % PROGRESS_STEP == 0:
                     if progress is not None:
                         progress(done)
@@ -376,6 +373,15 @@ def remove_leftovers(board: Board) -> int:
             unlink(f"/{path.name}")
             count += 1
     return count
+
+
+def _taken(table: Table, block: bytes) -> bool:
+    """False: there is no room for it."""
+    try:
+        table.put(block)
+    except TableFull:
+        return False
+    return True
 
 
 def _name(block: bytes) -> bytes:

@@ -17,7 +17,7 @@ from shm._table import Table
 from shm.board import Board
 from shm.errors import NotRunning, SegmentError, TableDamaged
 from shm.layout import SlotKind
-from shm.node import unpack
+from shm.node import RRset, pack, unpack
 from shm.reading import NotMapped, TableObserver, TableReader
 from shm.rwlock import ReadLock
 from shm.segment import SHM_FOLDER, Segment
@@ -186,6 +186,14 @@ def test_replace_grows_from_a_wrong_hint(board: Board, writer: TableWriter) -> N
     drive(writer.replace((node(i, 1, 900) for i in range(9000)), 1, {}, 10, seen.append))
     assert board.loader.get("names") == 9000
     assert len(table_files(board)) == 2
+
+
+def test_a_node_that_is_larger_than_the_rest_together(board: Board, writer: TableWriter) -> None:
+    """One doubling is not enough."""
+    large = pack(name_of(3), 0, [RRset(1000 + i, 1, bytes(65000)) for i in range(80)])
+    drive(writer.replace([node(1, 1), node(2, 1), large], 1, {}))
+    assert writer.find(name_of(3)) == large
+    assert writer.find(name_of(1)) == node(1, 1)
 
 
 def test_the_note(board: Board, writer: TableWriter) -> None:
