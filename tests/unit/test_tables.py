@@ -192,8 +192,10 @@ def test_a_node_that_is_larger_than_the_rest_together(board: Board, writer: Tabl
     """One doubling is not enough."""
     large = pack(name_of(3), 0, [RRset(1000 + i, 1, bytes(65000)) for i in range(80)])
     drive(writer.replace([node(1, 1), node(2, 1), large], 1, {}))
-    assert writer.find(name_of(3)) == large
-    assert writer.find(name_of(1)) == node(1, 1)
+    found = writer.find(name_of(3))
+    assert found is not None
+    assert unpack(found) == unpack(large)
+    assert version_of(writer.find(name_of(1))) == 1
 
 
 def test_the_note(board: Board, writer: TableWriter) -> None:
