@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from loader import attributes, names, rdata, records
+from loader import attributes, names, rdata, records, wording
 from loader.attributes import Attributes
 from loader.model import Record, Reject
 
@@ -95,5 +95,5 @@ def _understood(raw: bytes) -> tuple[_Line | _ConditionalLine, Sequence[records.
     except UnicodeDecodeError as error:
         raise Reject(f"the line is not UTF-8: {error.reason}") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Reject(f"the line is not understood: {error}") from None
+        raise Reject(f"the line is not understood: {wording.why(error)}") from None
     return line, records.as_items(line.data), []

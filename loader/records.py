@@ -37,7 +37,7 @@ from typing import TypeVar
 
 import msgspec
 
-from loader import attributes, names, rdata
+from loader import attributes, names, rdata, wording
 from loader.attributes import Attributes
 from loader.model import DEFAULT_TTL, MAX_TTL, Put, Record, Reject
 
@@ -150,7 +150,7 @@ def _value(raw: bytes) -> tuple[Sequence[Item], int, list[Attributes]]:
     except UnicodeDecodeError as error:
         raise Reject(f"the value is not UTF-8: {error.reason}") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Reject(f"the value is not understood: {error}") from None
+        raise Reject(f"the value is not understood: {wording.why(error)}") from None
     if isinstance(value, _Value):
         return as_items(value.data), checked_ttl(value.ttl), []
     return as_items(value), DEFAULT_TTL, []

@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from loader import attributes, names, rdata, targets
+from loader import attributes, names, rdata, targets, wording
 from loader._short import Plain, fold
 from loader.attributes import Attributes
 from loader.compiler import Gift
@@ -220,7 +220,8 @@ def _value(raw: bytes) -> _Value:
     except UnicodeDecodeError as error:
         raise Reject(f"the value is not UTF-8: {error.reason}") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Reject(f"the value is not understood: {error}") from None
+        why = wording.why(error) if raw.lstrip().startswith(b"{") else 'it is to be an object, {"host":"192.0.2.1"}'
+        raise Reject(f"the value is not understood: {why}") from None
 
 
 def _folded_value(raw: bytes) -> _Value:

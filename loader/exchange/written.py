@@ -18,7 +18,7 @@ from typing import Any
 import msgpack
 import msgspec
 
-from loader import names, rdata
+from loader import names, rdata, wording
 from loader.exchange import conditions
 from loader.exchange.sets import Gathered, RecordSet, Remark, gather, records_of
 from loader.exchange.text import zone_text
@@ -86,8 +86,10 @@ def read_packed(raw: bytes, zones: Collection[bytes] = ()) -> Gathered:
                 continue
             try:
                 found.append(_with_attributes(one, row[5:]))
-            except (Reject, msgspec.ValidationError) as error:
+            except Reject as error:
                 problems.append(Remark(one.title, str(error), one.owner))
+            except msgspec.ValidationError as error:
+                problems.append(Remark(one.title, wording.why(error), one.owner))
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         if isinstance(error, Reject):
             raise

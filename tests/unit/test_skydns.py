@@ -65,7 +65,7 @@ def test_fields_count_in_any_case() -> None:
     assert decode("test/example/www", '{"Text":"x"}').kind == TEXT
     assert decode("test/example/www", '{"host":"192.0.2.2","Host":"192.0.2.1","HOST":null}').data == ADDRESS
     assert decode("test/example/www", r'{"text":"\"Host\":","Owner":{"Port":"x"}}').kind == TEXT
-    with pytest.raises(Reject, match=r"\$\.port"):
+    with pytest.raises(Reject, match="port is to be a whole number"):
         decode("test/example/www", '{"host":"192.0.2.1","Port":"80"}')
 
 
@@ -117,7 +117,7 @@ def test_skydns_settings_are_no_service() -> None:
     ("path", "value", "reason"),
     [
         ("test/example/www", "x", "not understood"),
-        ("test/example/www", '{"host":5}', "$.host"),
+        ("test/example/www", '{"host":5}', "host is to be a string"),
         ("test/example/www", '["192.0.2.1"]', "not understood"),
         ("test/example/www", '{"host":"192.0.2.1","ttl":-1}', "ttl is 0 to"),
         ("test/example/www", '{"host":"192.0.2.1","ttl":4294967296}', "ttl is 0 to"),
