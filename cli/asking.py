@@ -44,6 +44,7 @@ class Target(msgspec.Struct, frozen=True):
     error: str
     names: list[str]
     total: int
+    at_least: bool = False
 
 
 class HealthSet(msgspec.Struct, frozen=True):

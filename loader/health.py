@@ -43,7 +43,8 @@ WORDS = {"up": True, "down": False, "auto": None}
 
 class Row(msgspec.Struct, frozen=True):
     """A target for `standoff health`. state: up, down or unknown, what filters go by; checked: what the checker says;
-    since: when that changed, seconds since the epoch, 0: never; names: the first few in text, total: how many."""
+    since: when that changed, seconds since the epoch, 0: never; names: the first few in text, total: how many;
+    at_least: it may be so for longer than since then, when the first check after a start told it."""
 
     target: str
     state: str
@@ -53,14 +54,16 @@ class Row(msgspec.Struct, frozen=True):
     error: str
     names: list[str]
     total: int
+    at_least: bool = False
 
 
 class _State:
-    __slots__ = ("error", "since", "target", "up")
+    __slots__ = ("at_least", "error", "since", "target", "up")
 
     def __init__(self, target: Target, up: bool | None, since: float) -> None:
         self.target, self.up, self.since = target, up, since
         self.error = ""
+        self.at_least = False
 
 
 class _File(msgspec.Struct):
@@ -189,6 +192,7 @@ class Health:
             if state.up != up:
                 if (state.up is not False) != (up is not False):
                     turned.append(state)
+                state.at_least = state.up is None
                 state.up, state.since = up, time.time()
         self.flips += len(turned)
         self._counts = None
@@ -251,7 +255,7 @@ class Health:
         since, error = (0.0, "not in use") if state is None else (state.since, state.error)
         return Row(
             text, _word(self.is_up(text)), checked, text in self._forced, since, error[:200], names[:TOLD_NAMES],
-            len(names),
+            len(names), state is not None and state.at_least,
         )  # fmt: skip
 
     # ------------------------------------------------------------ the file

@@ -64,7 +64,8 @@ def show(settings: Settings, as_json: bool) -> int:
     now = time.time()
     for one in targets:
         forced = f", set by hand (checks say {one.checked})" if one.forced else ""
-        since = f" for {_span(now - one.since)}" if one.since and not one.forced else ""
+        least = "at least " if one.at_least else ""
+        since = f" for {least}{_span(now - one.since)}" if one.since and not one.forced else ""
         error = f": {one.error}" if one.error else ""
         more = f" and {one.total - len(one.names)} more" if one.total > len(one.names) else ""
         output.data(f"{one.state:<7}  {one.target}{forced}{since}{error}  {' '.join(one.names)}{more}".rstrip())

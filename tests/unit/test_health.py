@@ -57,6 +57,22 @@ def test_unknown_is_up_and_only_what_turns_is_told() -> None:
     assert stand.health.counts() == (1, 0)
 
 
+def test_how_long_a_target_is_up_is_a_bound_until_it_turns() -> None:
+    """The first check after a start tells a state, not since when."""
+    stand = Stand(None, ONE, TWO)
+
+    def told() -> list[bool]:
+        return [row.at_least for row in stand.health.page("", lambda text: [])[0]]
+
+    assert told() == [False, False]  # nothing is known, and no time is told
+    stand.health._hear([(ONE.text, True, ""), (TWO.text, True, "")])
+    assert told() == [True, True]
+    stand.health._hear([(ONE.text, False, "refused")])
+    assert told() == [False, True]
+    stand.health._hear([(ONE.text, True, "")])
+    assert told() == [False, True]
+
+
 def test_an_operators_word_goes_before() -> None:
     stand = Stand(None, ONE, TWO)
     assert stand.health.force(ONE.text, "down") == [ONE.text]
