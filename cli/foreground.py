@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 #: How often to look whether the service is ready: soon enough that a person does not wait for it.
 READY_POLL_S = 0.05
+COMM_LENGTH = 15  # octets that the kernel keeps of a thread's name
 PR_SET_PDEATHSIG = 1  # linux/prctl.h, as the next
 PR_SET_CHILD_SUBREAPER = 36
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -169,7 +170,7 @@ class Foreground:
 
     def _start(self, name: str, spare: bool) -> None:
         self._hooks.prepare(name)
-        self._kin(spare)[name] = _fork(self._entries[name], self._hooks.become)
+        self._kin(spare)[name] = _fork(name, self._entries[name], self._hooks.become)
 
 
 def _kill_group(pid: int) -> None:
@@ -212,8 +213,9 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _fork(entry: Entry, become: Callable[[], None]) -> int:
-    """Run `entry` in a child that leads a session of its own: what the terminal sends reaches only the parent."""
+def _fork(name: str, entry: Entry, become: Callable[[], None]) -> int:
+    """Run `entry` in a child that leads a session of its own: what the terminal sends reaches only the parent. `top`
+    and `ps -e` show it as "standoff NAME"; its command line is the parent's."""
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
@@ -226,6 +228,8 @@ def _fork(entry: Entry, become: Callable[[], None]) -> int:
     status = 1
     try:
         _become_child(parent)
+        with suppress(OSError):
+            Path("/proc/self/comm").write_text(f"standoff {name}"[:COMM_LENGTH])
         become()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         status = entry()

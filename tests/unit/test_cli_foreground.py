@@ -150,6 +150,14 @@ def test_a_killed_child_is_started_again() -> None:
         assert running.end()[0] == 0
 
 
+def test_each_child_has_a_name_of_its_own() -> None:
+    with tree("run(first=idle, second_with_a_long_name=idle)") as running:
+        found = {Path(f"/proc/{running.line('idle ')}/comm").read_text() for _ in range(2)}
+        running.signal(signal.SIGTERM)
+        assert running.end()[0] == 0
+    assert found == {"standoff first\n", "standoff second\n"}
+
+
 def test_a_failed_start_ends_with_its_status() -> None:
     with tree("run(ready=lambda: False, loader=idle, server=lambda: 7)") as running:
         status, text = running.end()

@@ -79,6 +79,9 @@ def test_run_and_the_tools_beside_it(service: Service) -> None:
         assert len(status["workers"]) == 3
         assert sum(worker["queries"] for worker in status["workers"]) == 1
 
+        for part, name in (("supervisor", "standoff server\n"), ("loader", "standoff loader\n")):
+            assert Path(f"/proc/{status[part]['pid']}/comm").read_text() == name
+
         found = service.call("lookup", "www.example.test")
         assert found.stdout == "www.example.test. 60 IN A 192.0.2.80\n"
         scaled = service.call("scale", "3", "--json")
