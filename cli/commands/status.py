@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from cli import output
@@ -22,6 +23,8 @@ Examples:
 
 #: Seconds that the loader may take to tell something beside what the board tells: status is for bad days, too.
 ASKED_WITHIN_S = 0.5
+#: Columns of a line that is not for a terminal: more than any.
+PIPE_WIDTH = 10_000
 COLOURS = {"ok": "green", "degraded": "yellow", "down": "red"}
 
 
@@ -72,7 +75,8 @@ def show(status: Status, verdict: Verdict, state_dir: str | None) -> None:
     """Print tables for people."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
+    # Into a pipe, a log or a mail no line is cut in two.
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     console.print(f"[bold {COLOURS[verdict.state]}]{verdict.state}[/]", end="")
     console.print(f"  instance {status.instance}", end="")
     console.print(

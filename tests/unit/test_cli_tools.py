@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 
 from cli import view
 from cli.commands import run as run_command
+from cli.commands import status as status_command
 from cli.main import standoff
 from shm import layout, node, notes
 from shm.board import Board, ClaimedSlot
@@ -293,6 +294,14 @@ def healthy_status() -> view.Status:
         ),
         workers=[worker, msgspec.structs.replace(worker, kind="stream", slot=1)],
     )  # fmt: skip
+
+
+def test_a_line_of_status_is_not_cut_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "source etcd://" + "host.example:2379," * 20 + " is away"
+    status = healthy_status()
+    status = msgspec.structs.replace(status, loader=msgspec.structs.replace(status.loader, note=long))
+    status_command.show(status, view.judge(status), "/var/lib/standoff")
+    assert any(line.strip() == long for line in capsys.readouterr().out.splitlines())
 
 
 Change = Callable[[view.Status], view.Status]
