@@ -10,10 +10,34 @@ from cli.settings import Settings
 from shm.errors import NotRunning, StandoffError
 
 FILE = "file:"
+ETCD = "etcd"
 
 
 class SourceMissing(StandoffError):
     """A file or folder that a source names does not exist."""
+
+
+class SourceWrong(StandoffError):
+    """No loader can make anything of a source's URL."""
+
+
+def need_right_urls(settings: Settings) -> None:
+    """Raises SourceWrong if an etcd URL is wrong, or lacks what goes with it, before anything is started for it. With
+    something to answer from, as above, that is left to the loader: answers go on."""
+    urls = [source for source in settings.source if source.startswith(ETCD)]
+    if not urls or _has_past(settings):
+        return
+    from loader import etcd_url
+
+    problems: list[str] = []
+    for url in urls:
+        try:
+            if etcd_url.parse(url).schema == "skydns" and not settings.zone:
+                problems.append(f"{url}: schema skydns does not tell zones; give them with --zone")
+        except etcd_url.EtcdUrlError as error:
+            problems.append(str(error))
+    if problems:
+        raise SourceWrong("; ".join(problems))
 
 
 def need_files(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from cli.commands import need_source
 from cli.foreground import Foreground, Hooks
 from cli.herald import Herald
 from cli.options import command as make_command
-from cli.presence import need_files
+from cli.presence import need_files, need_right_urls
 from cli.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def command(settings: Settings) -> int:
     """
     need_source("load", settings)
     need_files(settings)
+    need_right_urls(settings)
     from cli.loaderwatch import LoaderWatch
 
     logs.set_up(settings.log_level, settings.log_format, "load")

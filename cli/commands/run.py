@@ -12,7 +12,7 @@ from cli.foreground import Foreground, Hooks
 from cli.options import command as make_command
 from cli.options import json_option
 from cli.output import message
-from cli.presence import need_files
+from cli.presence import need_files, need_right_urls
 from cli.settings import Settings
 from shm.errors import StandoffError
 
@@ -46,6 +46,7 @@ def command(settings: Settings, as_json: bool) -> int:
 
     lock = _claim(settings)
     need_files(settings)
+    need_right_urls(settings)
     logs.set_up(settings.log_level, settings.log_format, "run")
     from cli.herald import Herald
     from cli.loaderwatch import LoaderWatch

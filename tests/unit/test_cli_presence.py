@@ -18,10 +18,10 @@ from click.testing import CliRunner
 
 from cli import checks
 from cli.main import standoff
-from cli.presence import SourceMissing, need_files
+from cli.presence import SourceMissing, SourceWrong, need_files, need_right_urls
 from cli.settings import Settings
 from drill.instance import free_port
-from loader import start
+from loader import image, start
 from loader.snapshot import Snapshot
 from shm.board import Board
 from shm.tables import TableWriter
@@ -81,6 +81,24 @@ def test_it_is_waited_for_while_a_table_is_live(instance: str, tmp_path: Path) -
     need_files(settings(instance, tmp_path, tmp_path / "a.zone"))
     writer.close()
     board.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("etcd://127.0.0.1:2379/names?shema=records", "unknown parameter shema"),
+        ("etcd://127.0.0.1:2379/names?schema=record", "unknown schema 'record'"),
+        ("etcd://127.0.0.1:2379/names?schema=skydns", "give them with --zone"),
+    ],
+)
+def test_a_wrong_url_is_told_before_anything_starts(url: str, reason: str, instance: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceWrong, match=reason):
+        need_right_urls(settings(instance, tmp_path, source=[url]))
+    right = ["etcd://127.0.0.1:2379/names?schema=records", "file:a.zone"]
+    need_right_urls(settings(instance, tmp_path, source=right))
+    (tmp_path / "state").mkdir()
+    image.path_of(settings(instance, tmp_path)).write_bytes(b"x")  # type: ignore[union-attr]
+    need_right_urls(settings(instance, tmp_path, source=[url]))  # answers go on from that
 
 
 # ---------------------------------------------------------------- as processes
