@@ -199,6 +199,8 @@ class EtcdSource:
                     await self._step(m.Tick(), pending)  # even when the queue never gets empty
                 merged = merge(pending)[::-1]
                 pending.clear()
+                if any(isinstance(item, Listing) and not item.entries for item in merged):
+                    log.warning("there is no key under %s yet: is the prefix right?", self._url.key_prefix)
                 while merged:
                     yield merged.pop()  # and keep nothing of it: a listing may be 300 MB
         finally:

@@ -28,10 +28,11 @@ def test_merge() -> None:
     assert merge([Changes([one], 2), Listing([], 3), Changes([two], 4)]) == [Listing([], 3), Changes([two], 4)]
 
 
-def test_list_then_changes(shared_etcd: EtcdServer, prefix: str) -> None:
+def test_list_then_changes(shared_etcd: EtcdServer, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         async with Etcd(shared_etcd.endpoint) as etcd, Mirroring([shared_etcd.endpoint], prefix) as mirroring:
             await mirroring.until(lambda: len(mirroring.items) == 1)
+            assert f"there is no key under {prefix}/ yet" in caplog.text
             revision = await etcd.put(prefix + "/a", b"1")
             await etcd.put(prefix + "-elsewhere/a", b"1")
             await mirroring.until(lambda: len(mirroring.items) == 2)
