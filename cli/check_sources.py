@@ -85,7 +85,8 @@ def _etcd(source: str, settings: Settings, connect: bool) -> Iterator[Remark]:
         return
     where = ", ".join(url.endpoints) or f"what the SRV records of {url.domain} name"
     keys = f"{url.key_prefix} in namespace {url.namespace}" if url.namespace else url.key_prefix
-    yield ok("source", f"etcd at {where}, keys under {keys}, schema {url.schema}")
+    asked = "" if connect else "; not asked, --connect would"
+    yield ok("source", f"etcd at {where}, keys under {keys}, schema {url.schema}{asked}")
     if url.schema == "skydns" and not settings.zone:
         yield problem("source", f"schema skydns needs the zones: give zone for what is under {url.key_prefix}")
     if connect:

@@ -109,7 +109,7 @@ def _folder(path: Path, zones: Collection[bytes]) -> Gathered:
         try:
             parts.append(read(str(file), format_of(str(file)), zones, bytes))
         except (Reject, OSError) as error:
-            problems.append(Remark(str(file), str(error)))
+            problems.append(Remark(str(file), getattr(error, "strerror", None) or str(error)))
     found = join(parts, zones, problems)
     found.notes += other
     return found

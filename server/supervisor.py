@@ -252,8 +252,9 @@ class Supervisor:
         needed = self._tree.wanted + 1  # the stream worker
         if answering >= needed:
             self._ready = True
-            log.info("ready: %d workers answer on %s", self._tree.wanted, ", ".join(map(str, self._plan.addresses)))
-            notify(READY="1", STATUS=f"{self._tree.wanted} workers answer")
+            answer = "1 worker answers" if self._tree.wanted == 1 else f"{self._tree.wanted} workers answer"
+            log.info("ready: %s on %s", answer, ", ".join(map(str, self._plan.addresses)))
+            notify(READY="1", STATUS=answer)
 
     # ---- doing
 

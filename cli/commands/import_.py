@@ -151,7 +151,8 @@ def read_all(settings: Settings, sources: tuple[str, ...], format: str | None) -
                 within = origin if source == "-" or len(sources) == 1 else None
                 parts.append(importing.read(source, kind, zones, lambda: sys.stdin.buffer.read(), within))
         except (Reject, OSError, ValueError) as error:
-            parts.append(Gathered(problems=[Remark(source, str(error))]))
+            text = getattr(error, "strerror", None) or str(error)
+            parts.append(Gathered(problems=[Remark(source, text)]))
     return join(parts, zones)
 
 

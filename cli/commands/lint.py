@@ -53,8 +53,9 @@ def command(settings: Settings, source: str, prefix: str, as_json: bool) -> int:
             output.data(f"{one.kind:<10} {one.what} {detail}")
     counts = {kind: sum(one.kind == kind for one in findings) for kind in ("difference", "reject", "note")}
     output.message(
-        f"{len(puts)} keys: {counts['difference']} differences, {counts['reject']} keys that cannot be served, "
-        f"{counts['note']} notes"
+        f"{output.counted(len(puts), 'key')}: {output.counted(counts['difference'], 'difference')}, "
+        f"{output.counted(counts['reject'], 'key')} that cannot be served, "
+        f"{output.counted(counts['note'], 'note')}"
     )
     return Exit.FAILED if counts["reject"] else Exit.DONE
 
@@ -88,7 +89,9 @@ def _dump(source: str) -> list[Put]:
         with click.open_file(source, "rb") as file:
             content: Any = msgspec.json.decode(file.read())
         return _kvs(content["kvs"]) if isinstance(content.get("kvs"), list) else _plain(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, msgspec.DecodeError) as error:
+    except OSError as error:
+        raise click.UsageError(f"{source}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, msgspec.DecodeError) as error:
         raise click.UsageError(f"{source} is no dump of keys: {error}") from None
 
 
