@@ -8,11 +8,12 @@ import dns.flags
 import dns.message
 import dns.rcode
 
-from loader import bulk, names
+from loader import bulk, compiler, names
 from loader._books import Books
+from loader._short import Plain
 from loader.compiler import Given
 from loader.feed import ByName, Update
-from loader.model import Changes, Delete, Listing, Put
+from loader.model import Changes, Delete, Listing, Put, Record
 from loader.skydns import Semantics
 from loader.skydns_feed import change_update, full_update
 from loader.skydns_tree import MOST, ServiceTree
@@ -44,6 +45,15 @@ class Told:
             assert given[0] not in told
             told.add(given[0])
             yield given
+
+
+def take_swap(zones: Zones, plain: Plain, owners: list[bytes]) -> bool:
+    """As the publisher does it; whether it went the short way."""
+    short = bulk.give_plain(zones, plain, owners)
+    if not short:
+        records = [Record(None, owner, *rr) for owner in owners for rr in compiler.rrs(plain.gift())]
+        zones.apply(plain.key, records, plain.revision)
+    return short
 
 
 class World:
@@ -92,9 +102,8 @@ class World:
         if update.by_name is not None and not self._keys and not self._by_key:
             self._fill(update.by_name, update)
             return
-        for plain, owners in update.swaps:
-            assert bulk.give_plain(self.zones, plain, owners)
-            self.swapped += 1
+        for swap in update.swaps:
+            self.swapped += take_swap(self.zones, *swap)
         gone = self._keys - update.records.keys() if update.full else set()
         for key, records in [*update.records.items(), *((key, None) for key in gone)]:
             revision = update.revisions.get(key, update.revision)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loader import bulk, names
+from loader import names
 from loader.feed import Feed, Update, etcd_feed
 from loader.files import FileStatus
 from loader.kept_source import _as_it_came
@@ -22,6 +22,7 @@ from loader.model import Changes, Delete, Listing, Put
 from loader.skydns_feed import SkydnsFeed
 from loader.snapshot import Snapshot
 from loader.zone import Zones
+from tests.support.skydns import take_swap
 
 APEX = names.from_text("example.test")
 KEYS = ("a", "b")
@@ -75,8 +76,8 @@ class Model:
         asyncio.run(run())
 
     def _apply(self, update: Update) -> None:
-        for plain, owners in update.swaps:
-            assert bulk.give_plain(self._zones, plain, owners)
+        for swap in update.swaps:
+            take_swap(self._zones, *swap)
         gone = self._keys - update.records.keys() if update.full else set()
         for key, records in [*update.records.items(), *((key, None) for key in gone)]:
             refused = update.kept.get(key)
