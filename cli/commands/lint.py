@@ -85,13 +85,21 @@ def _read(settings: Settings, source: str, prefix: str) -> tuple[list[Put], str]
 def _dump(source: str) -> list[Put]:
     import msgspec
 
+    from loader import wording
+
     try:
         with click.open_file(source, "rb") as file:
             content: Any = msgspec.json.decode(file.read())
+        if not isinstance(content, dict):
+            raise ValueError("it is to be an object")
+        if isinstance(content.get("header"), dict):  # etcdctl's; without a key that it has found there are no kvs
+            return _kvs(content.get("kvs", []))
         return _kvs(content["kvs"]) if isinstance(content.get("kvs"), list) else _plain(content)
     except OSError as error:
         raise click.UsageError(f"{source}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, msgspec.DecodeError) as error:
+    except msgspec.DecodeError as error:
+        raise click.UsageError(f"{source} is no dump of keys: {wording.why(error)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise click.UsageError(f"{source} is no dump of keys: {error}") from None
 
 

@@ -63,6 +63,16 @@ def test_table_of_what_etcdctl_prints() -> None:
     assert "difference a.example.test. A: coredns 192.0.2.1; strict nothing" in out.splitlines()
 
 
+def test_a_dump_without_keys_and_what_is_none() -> None:
+    status, _, errors = call("-", "--zone", "example.test", stdin=b'{"header":{"cluster_id":1,"revision":7}}')
+    assert (status, errors) == (0, "standoff: 0 keys: 0 differences, 0 keys that cannot be served, 0 notes\n")
+    for stdin, reason in ((b"", "the JSON ends too early"), (b"; a zone", "no JSON at octet 1"), (b"[]", "an object")):
+        status, _, errors = call("-", "--zone", "example.test", stdin=stdin)
+        assert status == 2
+        assert "- is no dump of keys: " in errors
+        assert reason in errors
+
+
 def test_usage(tmp_path: Path) -> None:
     assert call("-", stdin=b"{}")[0] == 2  # no zone
     assert call("/nonexistent", "--zone", "example.test")[0] == 2
