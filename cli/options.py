@@ -61,7 +61,10 @@ class Command(click.Command):
                 message(problem)
             ctx.exit(Exit.USAGE)
         except NotRunning as error:
-            message(str(error))
+            from cli.presence import running_instances
+
+            others = running_instances()
+            message(str(error) + (f" (running: --instance {', '.join(others)})" if others else ""))
             ctx.exit(Exit.NOT_RUNNING)
         except StandoffError as error:
             message(str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from cli.settings import Settings
@@ -19,6 +20,19 @@ class SourceMissing(StandoffError):
 
 class SourceWrong(StandoffError):
     """No loader can make anything of a source's URL."""
+
+
+def running_instances() -> list[str]:
+    """Those whose loader or server lives, as far as we may see."""
+    from shm.segment import SHM_FOLDER, Names, is_held
+
+    found: list[str] = []
+    for path in sorted(SHM_FOLDER.glob("standoff.*.control")):
+        with suppress(OSError, StandoffError):
+            names = Names(path.name.split(".")[1])
+            if any(is_held(names.lock(what)) for what in ("writer", "supervisor")):
+                found.append(names.instance)
+    return found
 
 
 def need_right_urls(settings: Settings) -> None:

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from cli import checks
 from cli.main import standoff
-from cli.presence import SourceMissing, SourceWrong, need_files, need_right_urls
+from cli.presence import SourceMissing, SourceWrong, need_files, need_right_urls, running_instances
 from cli.settings import Settings
 from drill.instance import free_port
 from loader import image, start
@@ -137,6 +137,19 @@ def eventually(holds: Callable[[], bool], what: object) -> None:
     while not holds():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
+
+
+def test_who_asks_for_a_wrong_instance_is_told_the_right_one(instance: str, tmp_path: Path) -> None:
+    zone = tmp_path / "example.test.zone"
+    zone.write_text(ZONE)
+    with running(instance, tmp_path, "--source", f"file:{zone}") as log:
+        eventually(lambda: "Ctrl-C ends it" in log.read_text(), "ready")
+        assert instance in running_instances()
+        result = CliRunner().invoke(standoff, ["status", "--instance", f"{instance}-x"])
+        assert result.exit_code == 3
+        assert "(running: --instance " in result.stderr
+        assert instance in result.stderr.partition("(running: ")[2]
+    assert instance not in running_instances()
 
 
 def status(instance: str) -> tuple[str, list[str]]:
