@@ -69,6 +69,9 @@ _decode = msgspec.json.Decoder(_Value | Data).decode
 #: For what the other one does not understand: few values have attributes.
 _decode_conditional = msgspec.json.Decoder(_ConditionalValue | ConditionalData).decode
 
+#: The first complaint about most values of the other schema.
+_SKYDNS = ("there is no field host", "there is no field text")
+
 _JSON_START = frozenset(b'{["')
 
 _IP = "IP"
@@ -150,7 +153,9 @@ def _value(raw: bytes) -> tuple[Sequence[Item], int, list[Attributes]]:
     except UnicodeDecodeError as error:
         raise Reject(f"the value is not UTF-8: {error.reason}") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Reject(f"the value is not understood: {wording.why(error)}") from None
+        why = wording.why(error)
+        hint = "; SkyDNS keys are read with schema=skydns" if why in _SKYDNS else ""
+        raise Reject(f"the value is not understood: {why}{hint}") from None
     if isinstance(value, _Value):
         return as_items(value.data), checked_ttl(value.ttl), []
     return as_items(value), DEFAULT_TTL, []

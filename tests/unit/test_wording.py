@@ -41,6 +41,7 @@ def reason(schema: str, value: bytes) -> str:
         ("records", b'{"data":"192.0.2.1","labels":{"a":1}}', "a value of labels is to be a string, not"),
         ("records", b'{"data":"192.0.2.1","check":{"urll":"x"}}', "there is no field urll in check"),
         ("records", b'["192.0.2.1",]', "no JSON at octet 14: trailing comma"),
+        ("records", b'{"host":"192.0.2.1"}', "there is no field host; SkyDNS keys are read with schema=skydns"),
         ("records", b'{"data":', "the JSON ends too early"),
         ("skydns", b'{"host":1}', "host is to be a string, not a whole number"),
         ("skydns", b'{"Host":1}', "host is to be a string, not a whole number"),
