@@ -77,6 +77,7 @@ class Publisher:
         self._serials = serials or {}
         self._progress = progress
         self._keys: list[set[str]] = [set() for _ in range(sources)]
+        self._aggregates: list[set[bytes]] = [set() for _ in range(sources)]  # of one source alone: not kept
         self._listed = [False] * sources
         self._revisions = [0] * sources
         self._source_problems: dict[str, str] = {}
@@ -108,12 +109,14 @@ class Publisher:
             await self._take_usual(source, update.usual, len(update.records))
         elif update.by_name is not None and not source and not self._keys[source] and not self._watched:
             await self._take_names(update, update.by_name)
+            if len(self._keys) > 1:
+                self._aggregates[0].update(update.marks)
         else:
             for plain, owners in update.swaps:
                 self._swap(source, plain, owners)
             await self._take_each(source, update)
             for marked, on in update.marks.items():
-                self._zones.mark(marked, on)
+                self._mark(source, marked, on)
         self._listed[source] |= update.full
         self._revisions[source] = update.revision
         self._why = update.why or self._why
@@ -161,6 +164,13 @@ class Publisher:
     def _watched(self) -> int:
         """Names whose keys the filters have to see."""
         return 0 if self._filters is None else self._filters.bank.watched
+
+    def _mark(self, source: int, name: bytes, on: bool) -> None:
+        """A name is an aggregate for a source, or not: it is one if it is one for any."""
+        if len(self._keys) > 1:
+            (self._aggregates[source].add if on else self._aggregates[source].discard)(name)
+            on = any(name in aggregates for aggregates in self._aggregates)
+        self._zones.mark(name, on)
 
     def _swap(self, source: int, plain: Plain, owners: Sequence[bytes]) -> None:
         """A key gives this to these names, to which it gave before, alone."""
