@@ -63,7 +63,8 @@ class Command(click.Command):
         except NotRunning as error:
             from cli.presence import running_instances
 
-            others = running_instances()
+            # What an instance that runs does not have is another matter.
+            others = running_instances() if type(error) is NotRunning else []
             message(str(error) + (f" (running: --instance {', '.join(others)})" if others else ""))
             ctx.exit(Exit.NOT_RUNNING)
         except StandoffError as error:

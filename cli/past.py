@@ -26,9 +26,13 @@ if TYPE_CHECKING:
     from loader.past import Past
 
 
+class NoHistory(NotRunning):
+    """The loader keeps none, or none that we may see."""
+
+
 def find_history(settings: Settings) -> Path:
     """The history's file. A tool's user may have another state_dir by default than the loader: that is asked, too.
-    Raises NotRunning if there is none."""
+    Raises NoHistory if there is none."""
     from cli import asking
 
     places = [path_of(folder, settings.instance) for folder in (settings.state_dir, STATE_FOLDER) if folder is not None]
@@ -42,9 +46,9 @@ def find_history(settings: Settings) -> Path:
             return Path(told["history"])
         without = "it has no state_dir" if told.get("state_dir") == "" else "history = 0 in its settings"
     if without:
-        raise NotRunning(f"the loader keeps no history: {without}")
+        raise NoHistory(f"the loader keeps no history: {without}")
     looked = " or ".join(map(str, dict.fromkeys(places)))
-    raise NotRunning(f"there is no history at {looked} that you can see: name the loader's folder with --state-dir")
+    raise NoHistory(f"there is no history at {looked} that you can see: name the loader's folder with --state-dir")
 
 
 def open_history(settings: Settings) -> Past:

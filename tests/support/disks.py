@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+PATIENCE_S = 20.0
 
 
 class Disk:
@@ -28,7 +31,11 @@ class Disk:
             os.close(file)
 
     def read_only(self) -> None:
-        subprocess.run(["mount", "-o", "remount,ro", str(self.path)], check=True)
+        # Files of processes that were killed just now may still be open.
+        remount, deadline = ["mount", "-o", "remount,ro", str(self.path)], time.monotonic() + PATIENCE_S
+        while subprocess.run(remount, capture_output=True, check=False).returncode:
+            assert time.monotonic() < deadline, "the disk is in use"
+            time.sleep(0.05)
 
     def well(self) -> None:
         """There is room again, and it may be written."""
