@@ -43,15 +43,21 @@ def kill_child(part: Part) -> None:
     os.kill(part.loader_pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("harm", [kill_both, kill_parent, kill_child])
-def test_the_first_tree_dies(
-    service: Service, changer: Changer, ask: Callable[..., Asker], harm: Callable[[Part], None]
-) -> None:
+def start_trees(service: Service) -> tuple[Part, Part]:
+    """The one at work, and the standby."""
     service.start_server()
     first = service.start_loader()
     wait_for("the service answers", service.ready)
     second = service.start_loader()
     wait_for("a standby waits", lambda: "standby: another loader holds" in service.said())
+    return first, second
+
+
+@pytest.mark.parametrize("harm", [kill_both, kill_parent, kill_child])
+def test_the_first_tree_dies(
+    service: Service, changer: Changer, ask: Callable[..., Asker], harm: Callable[[Part], None]
+) -> None:
+    first, second = start_trees(service)
     changer.start(SWAPS_PER_S)
     adoptions = AdoptionLog(service)
     adoptions.start()
@@ -93,11 +99,7 @@ def test_the_child_stands_still(
     """Outside the write lock nobody takes over within a minute; when it is killed, the other tree does at once. Inside,
     it is replaced within seconds, by the spare or by the standby."""
     monkeypatch.setenv("STANDOFF_FAULTS", "1")
-    service.start_server()
-    first = service.start_loader()
-    wait_for("the service answers", service.ready)
-    second = service.start_loader()
-    wait_for("a standby waits", lambda: "standby: another loader holds" in service.said())
+    first, second = start_trees(service)
     changer.start(SWAPS_PER_S)
     adoptions = AdoptionLog(service)
     adoptions.start()
